@@ -1,0 +1,19 @@
+"""Shared fixtures: the photos and videos beside the checkout, and the cache of offline weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """Real photos and videos that never enter the repo. Tests that need them skip where they are absent."""
+    folder = Path(os.environ.get("IDTOOL_FIXTURES", REPO.parent / "shared" / "fixtures"))
+    if not (folder / "ATTRIBUTION.csv").exists():
+        pytest.skip(f"no test photos at {folder}: set IDTOOL_FIXTURES to a folder that has ATTRIBUTION.csv")
+    return folder
