@@ -3,6 +3,7 @@ interpreter lock, so threads fill the cores without a copy of the models each.""
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -37,25 +38,27 @@ class LocalExecutor:
     def run(self, program: Program, shards: Iterator[Shard], warn: Warn) -> Iterator[tuple[Shard, pa.Table]]:
         ready = False
         suspects: list[Shard] = []
+        child = ChildProcess(copy.deepcopy(program))  # set up, it could no longer be pickled
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="idtool")
         running: dict[Future[pa.Table], Shard] = {}
         try:
             for shard in shards:
-                if shard.suspect:
-                    suspects.append(shard)
-                    continue
                 if not ready:
                     program.setup()
                     ready = True
+                if shard.suspect:
+                    suspects.append(shard)
+                    continue
                 running[pool.submit(program, shard.rows, warn)] = shard
                 if len(running) >= 2 * self.workers:
                     yield from _collect(running)
             while running:
                 yield from _collect(running)
             for shard in suspects:
-                yield shard, run_isolated(program, shard.rows)
+                yield shard, child(shard.rows)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            child.close()
 
     def close(self) -> None:
         """Threads end with each run; nothing is held between steps."""
@@ -67,20 +70,42 @@ def _collect(running: dict[Future[pa.Table], Shard]) -> Iterator[tuple[Shard, pa
         yield running.pop(future), future.result()
 
 
-def run_isolated(program: Program, rows: pa.Table) -> pa.Table:
-    """Run rows in a child process. If it dies, halve them until the one that kills it stands alone: that row
-    becomes an error, the others are processed."""
-    try:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(_in_child, program, rows).result()
-    except BrokenProcessPool:
-        if rows.num_rows == 1:
-            return program.crashed(rows)
-        half = rows.num_rows // 2
-        parts = [run_isolated(program, part) for part in (rows.slice(0, half), rows.slice(half))]
-        return pa.concat_tables(parts, promote_options="default")
+class ChildProcess:
+    """Runs a program in a child process that may die of a row; a new child takes over when it does."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """The output of `rows`. If the child dies, the rows are halved until the one that kills it stands alone:
+        that row becomes an error, the others are processed."""
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(1, context, initializer=_set_up, initargs=(self.program,))
+        try:
+            return self._pool.submit(_process, rows).result()
+        except BrokenProcessPool:
+            self.close()
+            if rows.num_rows == 1:
+                return self.program.crashed(rows)
+            half = rows.num_rows // 2
+            parts = [self(part) for part in (rows.slice(0, half), rows.slice(half))]
+            return pa.concat_tables(parts, promote_options="default")
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
 
 
-def _in_child(program: Program, rows: pa.Table) -> pa.Table:
+_programs: list[Program] = []
+
+
+def _set_up(program: Program) -> None:
     program.setup()
-    return program(rows)
+    _programs[:] = [program]
+
+
+def _process(rows: pa.Table) -> pa.Table:
+    return _programs[0](rows)

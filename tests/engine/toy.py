@@ -64,9 +64,7 @@ class SquareOperator(Operator):
         if number in self.settings.fail:
             raise ZeroDivisionError(f"cannot do {number}")
         if number > self.settings.reject_above:
-            raise Rejected(
-                "number.high", "too high", value=number, threshold=f"<= {self.settings.reject_above}"
-            )
+            raise Rejected("number.high", "too high", value=number, threshold=f"<= {self.settings.reject_above}")
         return {"power": number**self.settings.power}
 
 

@@ -1,0 +1,68 @@
+"""The command line. `idtool --help` imports typer and nothing else of weight; each command imports what it needs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from idtool.commands import curate, inspect, models, recipes, setup
+from idtool.commands.errors import Commands
+from idtool.commands.shared import Verbosity
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Curate, generate and evaluate for identity-preserving image generators.",
+    epilog="Exit codes: 0 done, 1 the run failed, 2 bad usage or configuration, 3 a quality gate was not met, "
+    "4 something needed is missing, 130 interrupted. Every option is also an environment variable (IDTOOL_…).",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from idtool import __version__
+
+        typer.echo(f"idtool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    verbose: Annotated[
+        int,
+        typer.Option("--verbose", "-v", count=True, envvar="IDTOOL_VERBOSE", help="More; twice: with tracebacks."),
+    ] = 0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", envvar="IDTOOL_QUIET", help="No progress, only warnings and results.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command, given before its name."""
+    ctx.obj = Verbosity(verbose, quiet)
+    if verbose:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG if verbose > 1 else logging.INFO, format="%(name)s: %(message)s")
+
+
+app.command("init")(setup.init)
+app.command("doctor")(setup.doctor)
+app.add_typer(models.app, name="models")
+app.add_typer(recipes.app, name="recipes")
+app.command("plan")(curate.plan)
+app.command("curate")(curate.curate)
+app.command("tune")(inspect.tune)
+app.command("explain")(inspect.explain)
+app.command("report")(inspect.report)
+app.command("export")(inspect.export)
+
+
+def main() -> None:
+    """The console script `idtool`."""
+    app(prog_name="idtool")

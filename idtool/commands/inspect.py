@@ -1,0 +1,100 @@
+"""Commands that read a run: `idtool tune | explain | report | export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from idtool.commands.shared import Json, RunDir, emit, lines_of
+from idtool.errors import UsageError
+
+
+def tune(
+    run: RunDir,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            "-s",
+            metavar="GATE.BOUND=FROM:TO:STEP",
+            callback=lines_of("IDTOOL_SWEEP"),
+            help="As in aesthetic.min=4.5:6.5:0.1 or pose.yaw.abs_max=30,45,60; repeatable. "
+            "(env: IDTOOL_SWEEP, one per line)",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What other thresholds would keep, from the values that the run has stored: seconds, no model."""
+    from idtool.commands import show
+    from idtool.curate import tune as curves
+
+    emit(curves.tune(run, sweep or []), as_json, show.tuned)
+
+
+def explain(
+    run: RunDir,
+    item: Annotated[
+        str, typer.Argument(metavar="ID", help="An id or its beginning, a file name, a path, a pair's id.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """One sample's whole story: source, measures, gates with value and threshold, pairs."""
+    from idtool.commands import show
+    from idtool.curate import explain as story
+
+    emit(story.explain(run, item), as_json, show.explained)
+
+
+def report(run: RunDir, as_json: Json = False) -> None:
+    """Write the run's report.html again."""
+    from idtool.commands import show
+    from idtool.curate.report import write_report
+
+    emit({"report": str(write_report(run))}, as_json, show.facts)
+
+
+def export(
+    run: RunDir,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", envvar="IDTOOL_EXPORT", metavar="DIR", help="Where to.", show_default="RUN/dataset"
+        ),
+    ] = None,
+    remove_identity: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--remove-identity",
+            metavar="NAME",
+            callback=lines_of("IDTOOL_REMOVE_IDENTITY"),
+            help="Leave this person out; repeatable. (env: IDTOOL_REMOVE_IDENTITY, one per line)",
+        ),
+    ] = None,
+    splits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--split",
+            metavar="NAME=SHARE",
+            callback=lines_of("IDTOOL_SPLIT"),
+            help="Other splits, as in --split train=0.8 --split test=0.2. (env: IDTOOL_SPLIT, one per line)",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the data set of a run again, elsewhere or without certain people."""
+    from idtool.commands import show
+    from idtool.curate.export import export_run
+
+    shares = dict(map(_share, splits)) if splits else None
+    result = export_run(run, output, remove_identity=tuple(remove_identity or ()), splits=shares)
+    emit(result, as_json, show.facts)
+
+
+def _share(text: str) -> tuple[str, float]:
+    name, _, share = text.partition("=")
+    try:
+        return name, float(share)
+    except ValueError:
+        raise UsageError(f"--split {text}: not of the form NAME=SHARE.", "As in --split train=0.9.") from None

@@ -1,0 +1,198 @@
+"""Results for people, on standard output: tables and short lists. Plain text when that is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from idtool.console import duration
+
+MARKS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red")}
+STATES = {"done": "green", "run": "yellow", "skipped": "dim", "depends": "cyan", "failed": "bold red"}
+
+
+def _console() -> Console:
+    # Off a terminal nothing is cut: a log or a pipe has no width.
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 200, soft_wrap=False)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(_plain(cell)) for cell in row))
+    return table
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(inner) for inner in value)
+    return str(value)
+
+
+def _megabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 1e6:.1f} MB"
+
+
+def text(result: str) -> None:
+    """As it is."""
+    sys.stdout.write(result)
+
+
+def facts(result: Mapping[str, Any]) -> None:
+    """A line per fact; nested ones indented."""
+    _console().print(Text("\n".join(_lines(result))))
+
+
+def _lines(result: Mapping[str, Any], indent: str = "") -> Iterable[str]:
+    for key, value in result.items():
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{key}:"
+            yield from _lines(value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {_plain(value)}"
+
+
+def records(result: Sequence[Mapping[str, Any]]) -> None:
+    """A table with the keys of the first record as its columns."""
+    if result:
+        _console().print(_table(list(result[0]), [list(record.values()) for record in result]))
+
+
+def doctor(result: Mapping[str, Any]) -> None:
+    """A line per check, and what to do."""
+    rows = [
+        (Text(*MARKS[check["status"]]), check["name"], "\n".join(filter(None, (check["found"], check["advice"]))))
+        for check in result["checks"]
+    ]
+    _console().print(_table(("", "", "found"), rows))
+
+
+def models(result: Sequence[Mapping[str, Any]]) -> None:
+    """The models of a profile."""
+    rows = [
+        (row["role"], row["model"], row["state"], _megabytes(row["bytes"]), row["commercial"], row["licence"])
+        for row in result
+    ]
+    _console().print(_table(("role", "model", "state", "size", "commercial use", "licence"), rows, ("size",)))
+
+
+def pulled(result: Mapping[str, Any]) -> None:
+    """What a pull did."""
+    console = _console()
+    console.print(Text(f"here: {_plain(result['models'])} ({_megabytes(result['downloaded'])} downloaded)"))
+    for model, why in result["left_out"].items():
+        console.print(Text(f"left out: {model}, {why}"))
+
+
+def checked(result: Sequence[Mapping[str, Any]]) -> None:
+    """How each model did on its sample."""
+    rows = [
+        (
+            Text(*MARKS["ok" if row["ok"] else "fail"]),
+            row["role"],
+            row["model"],
+            duration(row["load_seconds"]),
+            duration(row["run_seconds"]),
+            row["verdict"],
+        )
+        for row in result
+    ]
+    _console().print(_table(("", "role", "model", "load", "run", "found"), rows, ("load", "run")))
+
+
+def plan(result: Mapping[str, Any]) -> None:
+    """What would run, what is done, what is skipped, and why."""
+    console = _console()
+    console.print(Text(f"recipe {result['recipe']} of {result['source']}, into {result['output']}"))
+    console.print(Text(f"profile {result['profile']} on {result['device']}: {result['profile_reason']}"))
+    rows = [
+        (
+            step["index"],
+            step["name"],
+            Text(step["state"], STATES.get(step["state"], "")),
+            "\n".join([step["why"], *step["notes"]]),
+            step["models"],
+        )
+        for step in result["steps"]
+    ]
+    console.print(_table(("", "step", "state", "why", "models"), rows))
+
+
+def curated(result: Mapping[str, Any]) -> None:
+    """What each step of a run kept, and where the data set and the report are."""
+    rows = []
+    for step in result["steps"]:
+        if step["state"] == "skipped":
+            rows.append((step["index"], step["name"], "", "", "", "", "", f"skipped: {step['skipped_because']}"))
+            continue
+        top = sorted(step.get("reasons", {}).items(), key=lambda item: (-item[1], item[0]))[:3]
+        counts = (step.get(key) for key in ("rows_in", "kept", "rejected", "errors"))
+        took = duration(step["seconds"]) if "seconds" in step else ""
+        rows.append((step["index"], step["name"], *counts, took, ", ".join(f"{name} {n}" for name, n in top)))
+    numbers = ("rows in", "kept", "rejected", "errors", "time")
+    console = _console()
+    console.print(_table(("", "step", *numbers, "why"), rows, numbers))
+    for name in ("dataset", "report", "run"):
+        if result.get(name):
+            console.print(Text(f"{name}: {result[name]}"))
+
+
+def tuned(result: Mapping[str, Any]) -> None:
+    """A table per curve, then the joint yields."""
+    console = _console()
+    for curve in result["curves"]:
+        unit = f" {curve['unit']}" if curve.get("unit") else ""
+        bound = f"{curve['gate']}.{curve['column']}.{curve['bound']}"
+        console.print(Text(f"{bound} (step {curve['step']}, now {_plain(curve['configured'])}{unit})"))
+        records(curve["points"])
+    if result["joint"]:
+        console.print(Text("together"))
+        records([{**point["values"], **{k: v for k, v in point.items() if k != "values"}} for point in result["joint"]])
+    for note in result["notes"]:
+        console.print(Text(f"note: {note}"))
+
+
+def explained(result: Mapping[str, Any]) -> None:
+    """One sample's story, step by step."""
+    console = _console()
+    console.print(Text(f"{result['what']} {result['id']}: {result['verdict']}", "bold"))
+    facts({key: value for key, value in result["source"].items() if key != "id"})
+    for step in result["steps"]:
+        judged = "" if step["value"] is None else f" ({_plain(step['value'])}, must be {step['threshold']})"
+        why = "" if step["reason"] is None else f": {step['reason']}{judged}"
+        console.print(Text(f"\n{step['step']}: {step['status']}{why}"))
+        for name, value in step["measured"].items():
+            console.print(Text(f"  {name} {_plain(value)} {step['units'].get(name, '')}".rstrip()))
+        for check in step.get("checks", ()):
+            verdict = "passes" if check["passes"] else "fails"
+            line = (
+                f"  {check['gate']}.{check['column']} {_plain(check['value'])}, must be {check['threshold']}: {verdict}"
+            )
+            console.print(Text(line))
+    rest = ("identity", "children", "pairs", "duplicates", "images")
+    for key in rest:
+        if result.get(key):
+            console.print(Text(f"\n{key}"))
+            _part(result[key])
+
+
+def _part(value: Any) -> None:
+    if isinstance(value, list):
+        records(value)
+        return
+    facts({key: inner for key, inner in value.items() if key != "listed"})
+    records(value.get("listed", []))

@@ -1,0 +1,79 @@
+"""The shape of pipelines.yaml: profiles, the models that they bind to roles, and recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from idtool.engine.step import Binding
+
+YesNo = Annotated[
+    Literal["yes", "no", "unknown"],
+    # YAML reads a bare yes or no as a boolean.
+    BeforeValidator(lambda value: {True: "yes", False: "no"}[value] if isinstance(value, bool) else value),
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class BindingConfig(_Model):
+    """A model that a profile gives to a role."""
+
+    model: str = Field(min_length=1)
+    """Name in the catalogue of offline weights (`idtool models list`), or `hf:<repo>` and the like for weights
+    from elsewhere."""
+    revision: str | None = None
+    """Commit or release of the weights; null: not pinned."""
+    licence: str
+    """Terms of the weights, as far as known."""
+    commercial: YesNo = "unknown"
+    """Whether the terms allow commercial use, as we read them."""
+    options: dict[str, Any] = {}
+    """Settings of the model's wrapper."""
+    thresholds: dict[str, float] = {}
+    """Limits calibrated for this network, such as `same_person` (cosine)."""
+
+    def bound_to(self, role: str) -> Binding:
+        """The binding that steps receive."""
+        return Binding(role, self.model, self.revision, self.licence, dict(self.options), dict(self.thresholds))
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping) else value
+
+
+class Profile(_Model):
+    """Which model does what."""
+
+    summary: str
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where models run unless --device says otherwise; auto: CUDA where there is any."""
+    roles: dict[str, Annotated[list[BindingConfig], BeforeValidator(_as_list), Field(min_length=1)]]
+    """Role -> its model, or a list of models of which the first is the main one."""
+
+    def bindings(self) -> dict[str, tuple[Binding, ...]]:
+        return {role: tuple(one.bound_to(role) for one in bound) for role, bound in self.roles.items()}
+
+
+class Recipe(_Model):
+    """A list of steps."""
+
+    summary: str
+    paper: str | None = None
+    """Where the recipe comes from."""
+    steps: list[dict[str, Any]] = Field(min_length=1)
+    """Each with its kind under `step`, and that kind's settings."""
+
+
+class Config(_Model):
+    """All of pipelines.yaml."""
+
+    version: Literal[1]
+    auto: list[str] = Field(min_length=1)
+    """What `--profile auto` tries, in this order; the last one is taken when none before it fits."""
+    profiles: dict[str, Profile] = Field(min_length=1)
+    recipes: dict[str, Recipe] = Field(min_length=1)

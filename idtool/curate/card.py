@@ -1,0 +1,179 @@
+"""The data card: `README.md` of an exported data set, from what was counted while writing it and from the manifest."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+
+from idtool import __version__
+from idtool.curate import facts
+from idtool.media import paths
+
+LICENCE_TAGS = {
+    "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-3.0", "cc-by-2.0",
+    "mit", "apache-2.0", "bsd-3-clause", "odc-by", "pddl",
+}  # fmt: skip
+"""Licences that the hub's front matter knows by this name."""
+TOP = 50
+
+
+class Tally:
+    """Counts over the exported pairs. Memory grows with the number of distinct images (their ids only)."""
+
+    def __init__(self, splits: Iterable[str]) -> None:
+        self.pairs: dict[str, int] = dict.fromkeys(splits, 0)
+        self.bytes: Counter[str] = Counter()
+        self.identities: dict[str, set[str]] = defaultdict(set)
+        self.images: dict[str, set[str]] = defaultdict(set)
+        self.provenance: Counter[tuple[str, str, str]] = Counter()
+        """(source, licence, consent) -> distinct images."""
+        self.columns: dict[str, Counter[str]] = {"branch": Counter(), "caption_by": Counter()}
+        self._seen: set[str] = set()
+
+    def add(self, split: str, row: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]]) -> None:
+        self.pairs[split] += 1
+        self.identities[split].add(row["identity"])
+        for name, counter in self.columns.items():
+            counter[row.get(name) or "not stated"] += 1
+        for side in ("a", "b"):
+            image = row[f"{side}_id"]
+            self.images[split].add(image)
+            self.bytes[split] += len(images[f"{side}_image"]["bytes"])
+            if image not in self._seen:
+                self._seen.add(image)
+                source, licence, consent = (row.get(f"{side}_{key}") for key in ("source", "licence", "consent"))
+                self.provenance[(source or "not stated", licence or "not stated", consent or "not stated")] += 1
+
+    def statistics(self) -> dict[str, Any]:
+        """JSON-able totals: `pairs, identities, images`, and the same with `bytes` per split under `splits`."""
+        per_split = {
+            split: {
+                "pairs": pairs,
+                "identities": len(self.identities[split]),
+                "images": len(self.images[split]),
+                "bytes": self.bytes[split],
+            }
+            for split, pairs in self.pairs.items()
+            if pairs
+        }
+        return {
+            "pairs": sum(self.pairs.values()),
+            "identities": sum(len(names) for names in self.identities.values()),
+            "images": len(self._seen),
+            "splits": per_split,
+        }
+
+
+def size_category(rows: int) -> str:
+    """The hub's name for a number of rows."""
+    bounds = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+    return next((name for bound, name in bounds if rows < bound), "1M<n<10M" if rows < 10_000_000 else "n>10M")
+
+
+def front_matter(tally: Tally) -> str:
+    """YAML between `---` lines, as the hub and `datasets` read it."""
+    import yaml
+
+    totals = tally.statistics()
+    licences = {licence.lower() for _, licence, _ in tally.provenance}
+    only = next(iter(licences)) if len(licences) == 1 else ""
+    content: dict[str, Any] = {"pretty_name": "Pairs of face images of one person"}
+    if only in LICENCE_TAGS:
+        content["license"] = only
+    else:
+        content |= {"license": "other", "license_name": "per-image"}
+    content |= {
+        "task_categories": ["text-to-image", "image-to-image"],
+        "language": ["en"],
+        "tags": ["idtool", "faces", "identity-preserving-generation"],
+        "size_categories": [size_category(totals["pairs"])],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in totals["splits"]],
+            }
+        ],
+    }
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return f"---\n{text}---\n"
+
+
+def render(manifest: facts.Manifest, tally: Tally, schema: pa.Schema, shares: Mapping[str, float]) -> str:
+    """The whole card. It names no path of the machine that wrote it and no date: the same run gives the same card."""
+    import jinja2
+
+    environment = jinja2.Environment(  # noqa: S701 - Markdown, not HTML; cells are escaped by `cell`
+        loader=jinja2.PackageLoader("idtool.curate"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["cell"] = cell
+    body = environment.get_template("card.md.j2").render(
+        version=__version__,
+        manifest=manifest,
+        inputs=[public_name(str(source)) for source in manifest.get("inputs", [])],
+        totals=tally.statistics(),
+        shares=shares,
+        columns=describe_columns(schema),
+        funnel=[line for line in facts.funnel(manifest) if line["kind"] != "export"],
+        thresholds=facts.thresholds(manifest),
+        skipped=facts.skipped(manifest),
+        models=facts.models(manifest),
+        provenance=tally.provenance.most_common(TOP),
+        provenance_left=max(0, len(tally.provenance) - TOP),
+        branches=tally.columns["branch"].most_common(),
+        captions=tally.columns["caption_by"].most_common(),
+    )
+    return front_matter(tally) + "\n" + body
+
+
+def public_name(source: str) -> str:
+    """An input as others may read it: a URL without credentials, a local path by its last part."""
+    if paths.local(source) is None:
+        parts = urlsplit(source)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return source.rstrip("/").rpartition("/")[2] or source
+
+
+def cell(value: Any) -> str:
+    """A value as one Markdown table cell."""
+    if value is None or value == "":
+        return "–"
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    for mark, replacement in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("\n", " "), ("\r", " ")):
+        text = text.replace(mark, replacement)
+    return text
+
+
+def describe_columns(schema: pa.Schema) -> list[dict[str, str]]:
+    """`name, type, unit, doc` of every column; the two sides of a pair share a line."""
+    lines = []
+    for field in schema:
+        both = field.name.startswith("a_") and f"b_{field.name[2:]}" in schema.names
+        if field.name.startswith("b_") and f"a_{field.name[2:]}" in schema.names:
+            continue
+        metadata = field.metadata or {}
+        lines.append(
+            {
+                "name": f"`{field.name}`, `b_{field.name[2:]}`" if both else f"`{field.name}`",
+                "type": _type_name(field.type),
+                "unit": metadata.get(b"unit", b"").decode(),
+                "doc": metadata.get(b"doc", b"").decode(),
+            }
+        )
+    return lines
+
+
+def _type_name(kind: pa.DataType) -> str:
+    if pa.types.is_struct(kind):
+        return "image"
+    if pa.types.is_fixed_size_list(kind):
+        return f"{kind.list_size} x {_type_name(kind.value_type)}"
+    if pa.types.is_list(kind):
+        return f"list of {_type_name(kind.value_type)}"
+    return {"float": "float32", "double": "float64"}.get(str(kind), str(kind))

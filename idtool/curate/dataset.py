@@ -1,0 +1,196 @@
+"""The files of a data set: Parquet that the `datasets` library opens with images, in small row groups, replaced
+as a whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from idtool.errors import RunFailed
+from idtool.media import paths
+
+GROUP_ROWS = 100
+GROUP_BYTES = 64 << 20
+CACHE_BYTES = 128 << 20
+IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+SIDES = ("a", "b")
+
+_KEEP_FORMATS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+_KEEP_MODES = {"RGB", "L"}
+
+
+def dataset_schema(pairs: pa.Schema) -> pa.Schema:
+    """The schema of the data set for a table of captioned pairs: `a_image` and `b_image` after the identity, no
+    paths into this machine, and the metadata by which `datasets` decodes the images."""
+    dropped = {f"{side}_media" for side in SIDES}
+    image = {"doc": "the image; boxes and points of this side are in its pixels"}
+    images = [pa.field(f"{side}_image", IMAGE, metadata=image) for side in SIDES]
+    rest = [field for field in pairs if field.name not in dropped]
+    first = [field for field in rest if field.name in ("id", "identity")]
+    rest = [field for field in rest if field.name not in ("id", "identity")]
+    features = {field.name: {"_type": "Image"} for field in images}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}}, sort_keys=True)}
+    return pa.schema([*first, *images, *rest], metadata=metadata)
+
+
+def encode_for_export(data: bytes) -> tuple[bytes, str]:
+    """The bytes to ship and their file ending: the original ones if any reader shows them as the measures saw them
+    (JPEG, PNG or WebP; grey or RGB; one frame; upright), else a PNG of the decoded pixels.
+
+    Raises Rejected when the image cannot be decoded.
+    """
+    from idtool.media import images
+
+    info = images.probe(data)
+    if info.format in _KEEP_FORMATS and info.mode in _KEEP_MODES and info.frames == 1 and info.orientation == 1:
+        return data, _KEEP_FORMATS[info.format]
+    return images.encode(images.decode(data), "png"), "png"
+
+
+def without_paths(batch: pa.Table) -> pa.Table:
+    """The rows as they may leave this machine: a local file's URI becomes its path inside the input, a URL loses
+    user name and password."""
+    for side in SIDES:
+        column = f"{side}_uri"
+        if column in batch.column_names:
+            names = [f"{side}_uri", f"{side}_group", f"{side}_name"]
+            rows = batch.select([name for name in names if name in batch.column_names]).to_pylist()
+            uris = [_public_uri(row[names[0]], row.get(names[1]), row.get(names[2])) for row in rows]
+            index = batch.column_names.index(column)
+            batch = batch.set_column(index, batch.schema.field(column), pa.array(uris, pa.string()))
+    return batch
+
+
+def _public_uri(uri: str | None, group: str | None, name: str | None) -> str | None:
+    if uri is None:
+        return None
+    if paths.local(uri) is None:
+        parts = urlsplit(uri)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return "/".join(part for part in (group, name or PurePosixPath(uri).name) if part)
+
+
+class ImageSource:
+    """Encoded images by reference. Neighbouring pairs share images, so the last ones read are kept (bounded)."""
+
+    def __init__(self, store_root: Path) -> None:
+        self.store_root = store_root
+        self._cache: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, image_id: str, media: str, origin: str | None) -> dict[str, Any]:
+        """`{"bytes", "path"}` of one image. Raises Rejected or OSError when it cannot be read, or is no longer the one
+        that was measured."""
+        if image_id in self._cache:
+            self._cache.move_to_end(image_id)
+            return self._cache[image_id]
+        from idtool.media import store
+
+        data = store.open_bytes(media, self.store_root)
+        if origin == "photo" and not hashlib.sha256(data).hexdigest().startswith(image_id):
+            raise OSError("the file has changed since it was measured; run curate again")
+        encoded, ending = encode_for_export(data)
+        image = {"bytes": encoded, "path": f"{image_id}.{ending}"}
+        self._cache[image_id] = image
+        self._bytes += len(encoded)
+        while self._bytes > CACHE_BYTES and len(self._cache) > 1:
+            self._bytes -= len(self._cache.popitem(last=False)[1]["bytes"])
+        return image
+
+
+class SplitWriter:
+    """Writes the files of one split: `<split>-00000-of-00003.parquet`, each at most about `file_bytes` long."""
+
+    def __init__(self, folder: Path, split: str, schema: pa.Schema, file_bytes: int) -> None:
+        self.folder, self.split, self.schema, self.file_bytes = folder, split, schema, file_bytes
+        self.rows = 0
+        self.files: list[Path] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._written = 0
+        self._rows: list[pa.Table] = []
+        self._images: dict[str, list[dict[str, Any]]] = {f"{side}_image": [] for side in SIDES}
+        self._buffered = 0
+
+    def add(self, row: pa.Table, images: Mapping[str, dict[str, Any]]) -> int:
+        """Add one pair; returns the number of the file that it is in."""
+        size = sum(len(image["bytes"]) for image in images.values())
+        if self._rows and (len(self._rows) >= GROUP_ROWS or self._buffered + size > GROUP_BYTES):
+            self._flush()
+        if self._writer is None or self._written + self._buffered + size > self.file_bytes:
+            self._next_file()
+        self._rows.append(row)
+        for name, image in images.items():
+            self._images[name].append(image)
+        self._buffered += size
+        self.rows += 1
+        return len(self.files) - 1
+
+    def _next_file(self) -> None:
+        self._close_file()
+        path = self.folder / f"{self.split}-{len(self.files):05d}.parquet"
+        # Dictionaries pay for the few repeated strings and only cost memory for images.
+        words = [field.name for field in self.schema if pa.types.is_string(field.type)]
+        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd", use_dictionary=words)
+        self.files.append(path)
+        self._written = 0
+
+    def _flush(self) -> None:
+        if not self._rows or self._writer is None:
+            return
+        table = pa.concat_tables(self._rows)
+        columns = [
+            pa.array(self._images[field.name], IMAGE) if field.name in self._images else table[field.name]
+            for field in self.schema
+        ]
+        self._writer.write_table(pa.table(columns, schema=self.schema), row_group_size=GROUP_ROWS)
+        self._written += self._buffered
+        self._rows, self._buffered = [], 0
+        for name in self._images:
+            self._images[name] = []
+
+    def _close_file(self) -> None:
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def close(self) -> list[str]:
+        """Finish; returns the final names, which tell how many files there are."""
+        self._close_file()
+        if not self.files:
+            self._next_file()
+            self._close_file()
+        names = [f"{self.split}-{number:05d}-of-{len(self.files):05d}.parquet" for number in range(len(self.files))]
+        self.files = [path.rename(path.with_name(name)) for path, name in zip(self.files, names, strict=True)]
+        return names
+
+
+def verify(folder: Path, rows: int, removed_identities: set[str], removed_images: set[str]) -> None:
+    """Read a written data set back: all rows there, no identity in two splits, nothing of a removed person, neither
+    rows nor image bytes (by content hash). Raises RunFailed on the first breach."""
+    seen: dict[str, str] = {}
+    count = 0
+    for path in sorted((folder / "data").glob("*.parquet")):
+        split = path.name.rsplit("-", 3)[0]
+        with pq.ParquetFile(path) as file:
+            columns = ["identity", "a_id", "b_id", *([f"{side}_image" for side in SIDES] if removed_images else [])]
+            for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=columns):
+                count += batch.num_rows
+                for row in batch.to_pylist():
+                    if seen.setdefault(row["identity"], split) != split:
+                        raise RunFailed(f"identity {row['identity']!r} is in two splits of {folder}.")
+                    found = {row["a_id"], row["b_id"]}
+                    if removed_images:
+                        found |= {hashlib.sha256(row[f"{side}_image"]["bytes"]).hexdigest()[:32] for side in SIDES}
+                    if row["identity"] in removed_identities or found & removed_images:
+                        raise RunFailed(f"{path.name} still holds a removed person ({row['identity']!r}).")
+    if count != rows:
+        raise RunFailed(f"{folder} holds {count} rows, not {rows}.", "The disk may be full; run the command again.")

@@ -1,0 +1,89 @@
+"""What a run's manifest says, in the shapes that the data card and the report print. Reads no table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Manifest = Mapping[str, Any]
+Facts = list[dict[str, Any]]
+
+
+def funnel(manifest: Manifest) -> Facts:
+    """One entry per finished step: `name, kind, summary, rows_in, kept, rejected, errors, seconds, rate` (rows/s)."""
+    lines = []
+    for entry in manifest.get("steps", []):
+        if entry.get("state") != "done":
+            continue
+        seconds, rows_in = float(entry.get("seconds") or 0), int(entry.get("rows_in") or 0)
+        lines.append(
+            {
+                "index": entry["index"],
+                "name": entry["name"],
+                "kind": entry.get("kind", entry["name"]),
+                "summary": entry.get("summary", ""),
+                "rows_in": rows_in,
+                "kept": int(entry.get("kept") or 0),
+                "rejected": int(entry.get("rejected") or 0),
+                "errors": int(entry.get("errors") or 0),
+                "seconds": seconds,
+                "rate": rows_in / seconds if seconds > 0 else None,
+            }
+        )
+    return lines
+
+
+def skipped(manifest: Manifest) -> Facts:
+    """What did not run, and why: whole steps, then the parts of steps that ran (`step`, `what`, `why`)."""
+    whole: Facts = []
+    parts: Facts = []
+    unfinished: Facts = []
+    for entry in manifest.get("steps", []):
+        state = entry.get("state")
+        if state == "skipped":
+            why = entry.get("skipped_because") or "no reason recorded"
+            whole.append({"step": entry["name"], "what": "whole step", "why": why})
+        elif state != "done":
+            unfinished.append({"step": entry["name"], "what": "not finished", "why": f"the step is {state}"})
+        parts.extend({"step": entry["name"], "what": "part", "why": note} for note in entry.get("notes") or [])
+    return [*whole, *parts, *unfinished]
+
+
+def settings(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of one step, as the recipe resolved them."""
+    own = entry.get("own") or {}
+    return dict(own.get("settings", own))
+
+
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """`{"a": {"b": 1}}` -> `("a.b", 1)`; None and empty values are left out."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from flatten(inner, f"{path}.{key}" if path else str(key))
+    elif value is not None and value != [] and value != "":
+        yield path, value
+
+
+def thresholds(manifest: Manifest) -> Facts:
+    """The settings of every finished step that judges, groups or pairs rows: `step, setting, value`."""
+    judges = {"gate", "dedup", "identify", "pair"}
+    return [
+        {"step": entry["name"], "setting": key, "value": value}
+        for entry in manifest.get("steps", [])
+        if entry.get("kind") in judges and entry.get("state") == "done"
+        for key, value in flatten(settings(entry))
+    ]
+
+
+def models(manifest: Manifest) -> Facts:
+    """Every model whose output is in a finished step's table, once: `role, model, revision, licence, sha256, steps`."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in manifest.get("steps", []):
+        if entry.get("state") != "done":
+            continue
+        for model in entry.get("models") or []:
+            key = (model.get("role", ""), model["model"])
+            fact = found.setdefault(key, {**model, "steps": []})
+            if entry["name"] not in fact["steps"]:
+                fact["steps"].append(entry["name"])
+    return list(found.values())

@@ -1,0 +1,170 @@
+"""The pictures of a report: which rows are shown, and their thumbnails as `data:` URIs."""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from idtool.curate.report_data import pair_steps
+from idtool.engine.operator import KEPT, REJECTED, Rejected
+from idtool.engine.table import Table
+from idtool.run import Run
+
+Row = dict[str, Any]
+SHOWN_PAIRS = 24
+SHOWN_REJECTS = 6
+MAX_REASONS = 40
+BUDGET = 4_000_000
+"""Bytes of JPEG in one report; base64 adds a third."""
+
+
+class Thumbnails:
+    """Makes small JPEGs until the budget is spent. One image is in memory at a time."""
+
+    def __init__(self, store_root: Path, budget: int = BUDGET) -> None:
+        self.store_root = store_root
+        self.left = budget
+        self._made: dict[tuple[str, int], str | None] = {}
+
+    def get(self, media: str | None, side: int) -> str | None:
+        """A `data:` URI of the image within `side` x `side` px; None when it cannot be shown."""
+        if not media or self.left <= 0:
+            return None
+        key = (media, side)
+        if key not in self._made:
+            self._made[key] = self._make(media, side)
+        return self._made[key]
+
+    def _make(self, media: str, side: int) -> str | None:
+        from PIL import Image
+
+        from idtool.media import images, store
+
+        try:
+            pixels = images.decode(store.open_bytes(media, self.store_root))
+        except (Rejected, OSError, ValueError):
+            # A picture that cannot be read is shown as a named empty frame: it may be the reason for the reject.
+            return None
+        small = Image.fromarray(pixels)
+        small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        data = images.encode(np.asarray(small), "jpeg", 80)
+        self.left -= len(data)
+        return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+
+
+def kept_pairs(run: Run, thumbnails: Thumbnails, count: int = SHOWN_PAIRS) -> list[Row]:
+    """Pairs spread over the identities: one of each of evenly spaced ones, then their second ones, and so on."""
+    steps = pair_steps(run)
+    if not steps:
+        return []
+    table = run.step_table(steps[-1]["index"])
+    positions: dict[str, list[int]] = defaultdict(list)
+    offset = 0
+    for batch in table.batches(["identity", "status"], rows=65_536):
+        for index, (identity, status) in enumerate(
+            zip(batch["identity"].to_pylist(), batch["status"].to_pylist(), strict=True)
+        ):
+            # No more than `count` per identity can ever be shown.
+            if status == KEPT and len(positions[identity]) < count:
+                positions[identity].append(offset + index)
+        offset += batch.num_rows
+    filled = sorted(identity for identity in positions if positions[identity])
+    chosen = [filled[index] for index in spread(len(filled), count)]
+    wanted: list[int] = []
+    for turn in range(count):
+        wanted += [positions[identity][turn] for identity in chosen if turn < len(positions[identity])]
+    rows = rows_at(table, wanted[:count])
+    return [_pair(row, thumbnails, 320) for row in sorted(rows, key=lambda row: (row["identity"], row["id"]))]
+
+
+def rejects(run: Run, thumbnails: Thumbnails, reasons: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """For each of the reasons (see `report_data.lost_rows`) some of its rows, spread over the table: the entry with
+    `items` added."""
+    galleries = []
+    for reason in reasons[:MAX_REASONS]:
+        table = run.step_table(reason["step"])
+        found: list[int] = []
+        offset = 0
+        for batch in table.batches(["status", "reason"], rows=65_536):
+            mine = pc.and_(pc.equal(batch["status"], REJECTED), pc.equal(batch["reason"], reason["reason"]))
+            found.extend((np.flatnonzero(pc.fill_null(mine, False).to_numpy()) + offset).tolist())
+            offset += batch.num_rows
+        rows = rows_at(table, [found[index] for index in spread(len(found), SHOWN_REJECTS)])
+        items = [_pair(row, thumbnails, 160) if "a_id" in row else _image(row, thumbnails, 200) for row in rows]
+        galleries.append({**reason, "items": items, "blurred": reason["reason"].startswith("nsfw")})
+    return galleries
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` places among `length`, evenly spaced."""
+    if length <= count:
+        return list(range(length))
+    return [int(place) for place in np.linspace(0, length - 1, count).round()]
+
+
+def rows_at(table: Table, positions: Iterable[int]) -> list[Row]:
+    """The rows at some places of a table, in its order; only those rows become Python values."""
+    wanted = sorted(set(positions))
+    if not wanted:
+        return []
+    heavy = ("embedding", "thumb", "copy_embedding")
+    columns = [name for name in table.schema.names if not any(word in name for word in heavy)]
+    rows: list[Row] = []
+    offset = 0
+    for batch in table.batches(columns):
+        here = [place - offset for place in wanted if offset <= place < offset + batch.num_rows]
+        if here:
+            rows += batch.take(here).to_pylist()
+        offset += batch.num_rows
+        if offset > wanted[-1]:
+            break
+    return rows
+
+
+def _image(row: Row, thumbnails: Thumbnails, side: int) -> Row:
+    return {
+        "kind": "image",
+        "value": row["value"],
+        "threshold": row["threshold"],
+        "message": row["message"],
+        "images": [_picture(row, "", thumbnails, side)],
+    }
+
+
+def _pair(row: Row, thumbnails: Thumbnails, side: int) -> Row:
+    names = ("id", "identity", "branch", "similarity", "d_yaw", "d_pitch", "d_expression", "d_time_ms", "split")
+    return {
+        "kind": "pair",
+        "value": row["value"],
+        "threshold": row["threshold"],
+        "message": row["message"],
+        **{name: row.get(name) for name in names},
+        "captions": [row.get("a_caption"), row.get("b_caption")],
+        "images": [_picture(row, prefix, thumbnails, side) for prefix in ("a_", "b_")],
+    }
+
+
+def _picture(row: Row, prefix: str, thumbnails: Thumbnails, side: int) -> Row:
+    """One image of a tile: `src` (None: it cannot be shown), what to say of it, and its face box in its own pixels."""
+
+    def get(name: str) -> Any:
+        return row.get(prefix + name)
+
+    time = get("time_ms")
+    moment = "" if time is None else f", {time / 1000:.1f} s"
+    is_video = get("kind") == "video"
+    return {
+        "id": get("id"),
+        "name": f"{get('name') or get('uri') or get('id')}{moment}",
+        "src": None if is_video else thumbnails.get(get("media"), side),
+        "empty": "video" if is_video else "cannot be shown",
+        "width": get("width"),
+        "height": get("height"),
+        "box": get("face_box"),
+    }

@@ -1,0 +1,141 @@
+"""What a measure is: images in, values for its columns out. Many measures share one decode of each image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from idtool.engine.operator import Context
+from idtool.engine.step import Binding, Env
+
+if TYPE_CHECKING:
+    from idtool.models.faces import Face
+
+Image = npt.NDArray[np.uint8]
+Values = Mapping[str, Any]
+
+
+@dataclass(eq=False)
+class Item:
+    """One image on its way through the measures of a step."""
+
+    row: Mapping[str, Any]
+    """The row's columns that the step reads."""
+    image: Image
+    """RGB, uint8, HxWx3, the right way up."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """Columns measured so far, by the measures before this one."""
+    memo: dict[str, Any] = field(default_factory=dict)
+    """Intermediate results that several measures use, such as the aligned face."""
+
+    def get(self, column: str) -> Any:
+        """A column measured in this step, or else stored in the row; None where there is no value."""
+        return self.values[column] if column in self.values else self.row.get(column)
+
+    @property
+    def face(self) -> Face:
+        """The largest face, as the model wrappers take it. Only for rows that have one."""
+        from idtool.models.faces import Face
+
+        box, kps = (np.asarray(self.get(name), np.float32) for name in ("face_box", "face_kps"))
+        return Face(box, float(self.get("face_score") or 0.0), kps.reshape(5, 2))
+
+    def aligned(self) -> Image:
+        """(112, 112, 3) crop of the largest face on the ArcFace template; computed once per image."""
+        if "aligned" not in self.memo:
+            from idtool.models.identity import align
+
+            self.memo["aligned"] = align(self.image, self.face.kps)[0]
+        crop: Image = self.memo["aligned"]
+        return crop
+
+
+class Measure(ABC):
+    """Computes columns from images. Pickled to workers before `load`; afterwards called from several threads."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised whenever the values change for the same image: stored ones are then stale."""
+    summary: ClassVar[str]
+    role: ClassVar[str | None] = None
+    """The model role that it needs."""
+    rank: ClassVar[int] = 0
+    """Which of the models bound to the role: 0 the main one, 1 the second."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Columns that it needs, of measures in the same step or of steps before."""
+    writes: ClassVar[pa.Schema]
+
+    def __init__(self, binding: Binding | None = None) -> None:
+        self.binding = binding
+
+    @classmethod
+    def bound(cls, env: Env) -> Binding | None:
+        """The model that the profile gives to this measure, if any."""
+        bindings = env.all(cls.role) if cls.role else ()
+        return bindings[cls.rank] if len(bindings) > cls.rank else None
+
+    @classmethod
+    def why_not(cls, env: Env) -> str | None:
+        """Why this measure cannot be made under the profile, or None."""
+        if cls.role is None:
+            return None
+        binding = cls.bound(env)
+        if binding is None:
+            second = f"a second model for role {cls.role}; profile {env.profile} binds one"
+            return f"needs {second if env.has(cls.role) else f'role {cls.role}; profile {env.profile} binds none'}"
+        from idtool.models import obstacle
+
+        why = obstacle(binding)
+        return f"role {cls.role} is bound to {binding.model}, and {why}" if why else None
+
+    def config(self) -> dict[str, Any]:
+        """What the values depend on: code version and model. Thresholds are not part of it."""
+        config: dict[str, Any] = {"version": self.version}
+        if self.binding:
+            config |= {
+                "model": self.binding.model,
+                "revision": self.binding.revision,
+                "options": dict(self.binding.options),
+            }
+        return config
+
+    def load(self, context: Context) -> None:
+        """Get the model ready; called once per worker."""
+        if self.binding:
+            from idtool.models import load
+
+            self.model: Any = load(self.binding, device=context.device, threads=context.threads)
+
+    @abstractmethod
+    def __call__(self, items: Sequence[Item]) -> Sequence[Values | Exception]:
+        """Values for `writes`, one mapping per item (a column left out is null). An exception in place of a
+        mapping is the outcome of that row alone: `Rejected`, or else an error."""
+
+
+class FaceMeasure(Measure):
+    """A measure of the largest face: images without a face get nulls."""
+
+    reads: ClassVar[tuple[str, ...]] = ("face_box", "face_kps")
+
+    def __call__(self, items: Sequence[Item]) -> Sequence[Values | Exception]:
+        having = [k for k, item in enumerate(items) if item.get("face_kps") is not None]
+        out: list[Values | Exception] = [{}] * len(items)
+        if having:
+            for k, value in zip(having, self.of_faces([items[k] for k in having]), strict=True):
+                out[k] = value
+        return out
+
+    @abstractmethod
+    def of_faces(self, items: Sequence[Item]) -> Sequence[Values | Exception]:
+        """As `__call__`, for images that have a face; at least one."""
+
+
+def column(name: str, kind: pa.DataType, doc: str, unit: str | None = None) -> pa.Field:
+    """A documented column."""
+    return pa.field(name, kind, metadata={"doc": doc, **({"unit": unit} if unit else {})})

@@ -1,0 +1,237 @@
+"""What `idtool plan` and `idtool curate` do: resolve the request, list the sources, plan, run, report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from idtool.config import ConfigFile, ResolvedRecipe, load_config
+from idtool.console import Reporter
+from idtool.curate.profiles import choose_device, choose_profile
+from idtool.curate.registry import STEPS
+from idtool.curate.report import write_report
+from idtool.curate.request import CurateRequest
+from idtool.curate.sample import make_sample
+from idtool.engine.commit import sorted_batches
+from idtool.engine.executor import Executor
+from idtool.engine.fingerprint import IdDigest, fingerprint
+from idtool.engine.local import LocalExecutor, available_cpus
+from idtool.engine.operator import KEPT, OUTCOME, Context
+from idtool.engine.plan import Planned, Upstream, plan_steps, state_of
+from idtool.engine.ray_executor import RayExecutor
+from idtool.engine.runner import Options, Runner
+from idtool.engine.step import Env, Step
+from idtool.engine.table import KeptRows, Table, write_table
+from idtool.errors import Interrupted, QualityError
+from idtool.media.paths import local
+from idtool.media.sources import SCHEMA, list_sources
+from idtool.models.catalog import catalogue
+from idtool.models.weights import cache_dir
+from idtool.run import Run
+
+RAY_PAYS_ROWS = 2_000
+RAY_PAYS_CPUS = 8
+"""Below either, a Ray start (7 to 30 s) and a copy of the models per worker cost more than they give."""
+
+SOURCES_SCHEMA = pa.schema([*SCHEMA, *OUTCOME])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request with everything resolved that does not need the inputs."""
+
+    recipe: ResolvedRecipe
+    profile: str
+    profile_reason: str
+    device: str
+    planned: list[Planned]
+
+
+def prepare(request: CurateRequest) -> Prepared:
+    """Read the configuration, choose profile and device, build and check the steps."""
+    if request.models_dir is not None:
+        os.environ["IDTOOL_MODELS"] = str(request.models_dir)
+    config: ConfigFile = load_config(request.config, STEPS, catalogue())
+    recipe = config.resolve(request.recipe, request.sets)
+    profile, reason = choose_profile(config, recipe, request.profile)
+    device = choose_device(request.device, config.profile(profile).device)
+    env = Env(profile, config.profile(profile).bindings(), request.seed, device)
+    steps: list[tuple[str, Step]] = [(step.name, STEPS.get(step.kind)(step.settings, env)) for step in recipe.steps]
+    return Prepared(recipe, profile, reason, device, plan_steps(steps, SOURCES_SCHEMA))
+
+
+def plan(request: CurateRequest) -> dict[str, Any]:
+    """What `curate` would do: every step with what it reads and writes, whether it is done, and why not."""
+    prepared = prepare(request)
+    folders = [request.run_dir / "steps" / f"{entry.index:02d}-{entry.name}" for entry in prepared.planned]
+    states = state_of(prepared.planned, folders, None)
+    return {
+        "recipe": prepared.recipe.recipe,
+        "source": prepared.recipe.source,
+        "profile": prepared.profile,
+        "profile_reason": prepared.profile_reason,
+        "device": prepared.device,
+        "output": str(request.run_dir),
+        "steps": [
+            {
+                "index": entry.index,
+                "name": entry.name,
+                "kind": entry.step.kind,
+                "summary": entry.step.summary,
+                "state": state,
+                "why": why,
+                "notes": entry.notes,
+                "models": sorted({binding.model for binding in entry.step.models()}),
+                "columns": [name for name in entry.schema.names if name not in OUTCOME.names],
+            }
+            for entry, (state, why) in zip(prepared.planned, states, strict=True)
+        ],
+    }
+
+
+def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
+    """Run a recipe from its sources to its data set and report; returns the summary of the run.
+
+    Raises the errors of `idtool.errors`; whatever was computed stays in the run, and the same request goes on.
+    """
+    prepared = prepare(request)
+    progress.note(f"profile {prepared.profile}: {prepared.profile_reason}")
+    with Run.create(request.run_dir) as run, _clean_stop(request), contextlib.redirect_stdout(sys.stderr):
+        progress.log_to(run.path / "log.jsonl")
+        inputs = list(request.inputs) or [_sample(request.seed, progress)]
+        sources, upstream = _list(run, inputs, request.limit)
+        rows = sources.rows
+        executor = _executor(request, rows)
+        run.save(
+            recipe=prepared.recipe.recipe,
+            summary=prepared.recipe.summary,
+            paper=prepared.recipe.paper,
+            profile=prepared.profile,
+            profile_reason=prepared.profile_reason,
+            seed=request.seed,
+            device=prepared.device,
+            inputs=[_without_secrets(value) for value in inputs],
+            sample=not request.inputs,
+            sources=rows,
+            engine=executor.name,
+            command=resume_command(),
+        )
+        (run.path / "recipe.yaml").write_text(prepared.recipe.to_yaml(), encoding="utf-8")
+        context = Context(str(run.path), request.seed, prepared.device, threads=1)
+        options = Options(retry_errors=request.only == "errors")
+        try:
+            Runner(run, executor, context, progress, options).execute(prepared.planned, sources, upstream)
+        except QualityError:
+            write_report(run.path)
+            raise
+        finally:
+            executor.close()
+        report = write_report(run.path)
+    return summary(run.path, report)
+
+
+def summary(path: Path, report: Path | None = None) -> dict[str, Any]:
+    """The counts of a run, as `--json` prints them."""
+    run = Run(path)
+    keys = ("index", "name", "state", "rows_in", "kept", "rejected", "errors", "reasons", "seconds", "skipped_because")
+    dataset = run.path / "dataset"
+    return {
+        "run": str(path),
+        "recipe": run.manifest.get("recipe"),
+        "profile": run.manifest.get("profile"),
+        "profile_reason": run.manifest.get("profile_reason"),
+        "inputs": run.manifest.get("inputs"),
+        "steps": [{key: entry[key] for key in keys if key in entry} for entry in run.steps],
+        "dataset": str(dataset) if dataset.is_dir() else None,
+        "report": str(report) if report else None,
+    }
+
+
+def _sample(seed: int, progress: Reporter) -> str:
+    """The manifest of the built-in sample, made on first use."""
+    progress.note("no --input: using the built-in sample of synthetic people")
+    return str(make_sample(cache_dir() / "sample", seed=seed, announce=progress.note) / "manifest.csv")
+
+
+def _list(run: Run, inputs: Sequence[str], limit: int | None) -> tuple[Table, Upstream]:
+    """List the sources into the run's first table, by id. Its digest covers sizes and times of change, so that a
+    file that changed in place is read again."""
+    digest = IdDigest()
+
+    def rows() -> Iterator[pa.Table]:
+        batch: list[dict[str, Any]] = []
+        for row in list_sources(inputs, limit=limit):
+            digest.update([f"{row['id']} {_stamp(row['uri'])} {fingerprint(row)}"])
+            batch.append({**row, "status": KEPT})
+            if len(batch) == 4096:
+                yield pa.Table.from_pylist(batch, schema=SOURCES_SCHEMA)
+                batch = []
+        if batch:
+            yield pa.Table.from_pylist(batch, schema=SOURCES_SCHEMA)
+
+    folder = run.step_dir(0, "sources")
+    unsorted = write_table(folder / "unsorted", rows(), SOURCES_SCHEMA)
+    table = write_table(
+        folder / "table", sorted_batches(unsorted.files, SOURCES_SCHEMA, folder / "spool"), SOURCES_SCHEMA
+    )
+    shutil.rmtree(unsorted.path)
+    return KeptRows(table.path), Upstream("sources", digest.hexdigest())
+
+
+def _stamp(uri: str) -> str:
+    """Size and time of change of a local file; nothing for others."""
+    path = local(uri)
+    try:
+        status = path.stat() if path is not None else None
+    except OSError:
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}" if status else ""
+
+
+def _executor(request: CurateRequest, rows: int) -> Executor:
+    engine = request.engine
+    if engine == "auto":
+        pays = rows >= RAY_PAYS_ROWS and available_cpus() >= RAY_PAYS_CPUS
+        engine = "ray" if request.address or pays else "local"
+    if engine == "ray":
+        return RayExecutor(request.address, request.workers)
+    return LocalExecutor(request.workers)
+
+
+def resume_command() -> str:
+    """The command line that goes on with this run."""
+    return shlex.join(["idtool", *sys.argv[1:]])
+
+
+@contextlib.contextmanager
+def _clean_stop(request: CurateRequest) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run with what is finished kept, and say how to go on."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(ValueError):  # not in the main thread: the caller's signals are not ours to set
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Stopped. What is finished is kept in {request.run_dir}.", f"Go on with: {resume_command()}"
+        ) from None
+
+
+def _without_secrets(url: str) -> str:
+    """`s3://key:secret@bucket/x` without what stands before the @ of its host."""
+    scheme, mark, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}" if mark else url

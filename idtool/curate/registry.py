@@ -1,0 +1,25 @@
+"""The steps that a recipe can name, by name; plug-ins add theirs through the entry-point group `idtool.steps`."""
+
+from __future__ import annotations
+
+from idtool.engine.step import Step
+from idtool.registry import Registry
+
+STEPS: Registry[type[Step]] = Registry(
+    "step",
+    {
+        "ingest": "idtool.curate.ingest:Ingest",
+        "animate": "idtool.curate.pending:Animate",
+        "inpaint": "idtool.curate.pending:Inpaint",
+        "swap": "idtool.curate.pending:Swap",
+        "frames": "idtool.curate.frames:Frames",
+        "measure": "idtool.curate.measure:MeasureStep",
+        "gate": "idtool.curate.gate:Gate",
+        "dedup": "idtool.curate.dedup:Dedup",
+        "identify": "idtool.curate.identify:Identify",
+        "pair": "idtool.curate.pair:Pair",
+        "caption": "idtool.curate.caption:Caption",
+        "export": "idtool.curate.export:Export",
+    },
+    group="idtool.steps",
+)

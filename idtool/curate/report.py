@@ -1,0 +1,100 @@
+"""The report of a run: one HTML file that holds its pictures, charts and styles, and asks nothing of the network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from idtool.curate import charts, gallery
+from idtool.curate.report_data import report_data
+from idtool.run import Run
+
+NAME = "report.html"
+
+
+def write_report(run: Path) -> Path:
+    """Write `RUN/report.html` from what is finished in the run, replacing an earlier one; returns its path."""
+    opened = Run(run)
+    html = render(opened)
+    target = opened.path / NAME
+    temporary = target.with_name(f".{NAME}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(html, encoding="utf-8")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def render(run: Run) -> str:
+    """The report as HTML. Everything that comes from data is escaped."""
+    import jinja2
+
+    data = report_data(run.path)
+    thumbnails = gallery.Thumbnails(run.store_root)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("idtool.curate"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "number": charts.number,
+        "seconds": charts.seconds,
+        "percent": percent,
+        "code": code,
+        "signs": signs,
+    }
+    widest = max([line["rows_in"] for line in data["funnel"]] + [line["kept"] for line in data["funnel"]] + [1])
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        title=title(data),
+        widest=widest,
+        slowest=max([line["seconds"] for line in data["funnel"]] + [1e-9]),
+        most=max([line["count"] for line in data["reasons"]] + [1]),
+        pairs=gallery.kept_pairs(run, thumbnails),
+        rejects=gallery.rejects(run, thumbnails, data["reasons"]),
+        histogram=charts.histogram,
+        sizes=charts.sizes,
+    )
+
+
+def title(data: Mapping[str, Any]) -> str:
+    """The verdict in one line."""
+    found = data["verdict"]
+    inputs = f"{charts.number(found['inputs'])} {plural(found['inputs'], 'input')}"
+    if found["pairs"] is None:
+        return f"{charts.number(found['images'])} {plural(found['images'], 'image')} kept from {inputs}"
+    pairs = f"{charts.number(found['pairs'])} {plural(found['pairs'], 'pair')}"
+    people = f"{charts.number(found['identities'])} {'person' if found['identities'] == 1 else 'people'}"
+    return f"{pairs} of {people} from {inputs}"
+
+
+def code(text: str) -> Markup:
+    """Text with what stands in backticks as code, the rest escaped."""
+    parts = str(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    marked = (Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts))
+    return Markup("").join(marked)
+
+
+def signs(threshold: str) -> str:
+    """`|x| <= 60` -> `|x| ≤ 60`."""
+    return threshold.replace("<=", "≤").replace(">=", "≥").replace("==", "=").replace(" ", "\u00a0")
+
+
+def plural(count: int, word: str) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+def percent(share: float | None) -> str:
+    """`0.034` -> `3.4 %`."""
+    if share is None:
+        return "–"
+    return f"{share * 100:.1f} %" if share < 0.995 else f"{share * 100:.0f} %"

@@ -1,0 +1,151 @@
+"""Manifests: a CSV, TSV, JSON-lines or Parquet file that names media and what is known of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, Any
+
+from idtool.errors import UsageError
+from idtool.media.paths import is_url, printable, to_uri
+from idtool.media.place import Place
+
+MANIFEST_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+PATH_COLUMNS = ("path", "file", "file_name", "filename", "image", "video", "uri", "url")
+"""Accepted names of the column that holds the path; of several, the first that has a value in the row."""
+_MEANING = {
+    "identity": "identity_label",
+    "identity_label": "identity_label",
+    "source": "source",
+    "licence": "licence",
+    "license": "licence",
+    "consent": "consent",
+}
+Row = dict[str, Any]
+
+
+def manifest_rows(place: Place) -> Iterator[Row]:
+    """Listing columns (without `id`) of every row, in order. Paths are relative to the manifest's folder; columns of
+    no known meaning go into `extra`, pictures and other bytes left out. A row without a path gets the uri
+    `<manifest>#<row number>`, which names no file, so that it is accounted for. Raises UsageError for a manifest that
+    cannot be read or has no path column."""
+    for number, values in enumerate(_records(place), start=1):
+        columns = _path_columns(values)
+        if number == 1 and not columns:
+            raise _no_path_column(place.shown, values)
+        column = next((name for name in columns if not _is_missing(values[name])), None)
+        row = _known_columns(values, column)
+        if column is None:
+            row.update(uri=f"{place.uri}#{number}", name="", group="")
+        else:
+            row.update(_located(str(values[column]), place))
+        yield row
+
+
+def _path_columns(names: Iterable[str]) -> list[str]:
+    """Those that may hold the path, the most telling first."""
+    plain = {str(name).strip().lower(): name for name in names}
+    return [plain[name] for name in PATH_COLUMNS if name in plain]
+
+
+def _no_path_column(shown: str, names: Iterable[str]) -> UsageError:
+    return UsageError(
+        f"manifest {shown} has no column for the path; its columns: {', '.join(map(str, names)) or 'none'}.",
+        f"Name the column one of: {', '.join(PATH_COLUMNS)}.",
+    )
+
+
+def _known_columns(values: Mapping[str, Any], path_column: str | None) -> Row:
+    row: Row = dict.fromkeys(("identity_label", "source", "licence", "consent", "extra"))
+    extra: dict[str, Any] = {}
+    for key, value in values.items():
+        if key == path_column or _is_missing(value) or isinstance(value, bytes):
+            continue
+        meaning = _MEANING.get(str(key).strip().lower())
+        if meaning is None:
+            extra[str(key)] = value
+        elif row[meaning] is None:
+            row[meaning] = printable(str(value))
+    if extra:
+        row["extra"] = printable(json.dumps(extra, sort_keys=True, ensure_ascii=False, default=str))
+    return row
+
+
+def _located(path: str, manifest: Place) -> Row:
+    """Where a path of a manifest points to, and its name and group. One on a remote file system is taken below its
+    own folder or by URL: it cannot name files of this machine."""
+    if is_url(path) and (manifest.filesystem is None or not path.startswith("file://")):
+        target = path.removeprefix("file://")
+        uri = to_uri(target)
+    elif manifest.filesystem is None:
+        target = posixpath.normpath(posixpath.join(manifest.folder, path))
+        uri = to_uri(target)
+    else:
+        inside = posixpath.normpath(posixpath.join("/", path.removeprefix("file://"))).lstrip("/")
+        target = posixpath.join(manifest.folder, inside)
+        uri = manifest.uri_of(target)
+    folder, name = posixpath.split(target)
+    group = folder.removeprefix(manifest.folder).strip("/") if folder.startswith(f"{manifest.folder}/") else ""
+    return {"uri": uri, "name": printable(name), "group": printable(group)}
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _records(place: Place) -> Iterator[Mapping[str, Any]]:
+    extension = posixpath.splitext(place.name)[1].lower()
+    with place.open() as file:
+        if extension == ".parquet":
+            yield from _parquet(file, place.shown)
+        elif extension in (".jsonl", ".ndjson"):
+            yield from _json_lines(_lines(file), place.shown)
+        else:
+            yield from _delimited(_lines(file), place.shown, "\t" if extension == ".tsv" else ",")
+
+
+def _lines(file: IO[bytes]) -> Iterator[str]:
+    """Text lines; bytes that are no UTF-8 are kept as surrogate escapes, as file names have them."""
+    for number, line in enumerate(file):
+        yield line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape")
+
+
+def _delimited(lines: Iterator[str], shown: str, delimiter: str) -> Iterator[Mapping[str, Any]]:
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True, restkey="")
+    try:
+        if reader.fieldnames and not _path_columns(reader.fieldnames):  # said of a file without rows, too
+            raise _no_path_column(shown, reader.fieldnames)
+        for record in reader:
+            if record.get(""):
+                raise UsageError(f"{shown}, line {reader.line_num}: more fields than the header has.")
+            yield record
+    except csv.Error as error:
+        raise UsageError(f"{shown}, line {reader.line_num}: {error}.") from error
+
+
+def _json_lines(lines: Iterator[str], shown: str) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{shown}, line {number}: not JSON ({error}).") from error
+        if not isinstance(record, dict):
+            raise UsageError(f"{shown}, line {number}: expected a JSON object.")
+        yield record
+
+
+def _parquet(file: IO[bytes], shown: str) -> Iterator[Mapping[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file)
+        for batch in table.iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise UsageError(f"{shown} is not a readable Parquet file: {error}.") from error

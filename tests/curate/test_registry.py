@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from idtool.curate.measures import MEASURES
+from idtool.curate.measures.base import Measure
+from idtool.curate.registry import STEPS
+from idtool.engine.step import Settings, Step
+from idtool.errors import UsageError
+
+
+@pytest.mark.parametrize("name", ["ingest", "animate", "inpaint", "swap", "frames", "measure", "gate", "dedup"])
+def test_steps_are_what_their_name_says(name: str) -> None:
+    step = STEPS.get(name)
+    assert issubclass(step, Step) and step.kind == name and step.summary
+    assert issubclass(step.Settings, Settings) and step.Settings.model_json_schema()
+
+
+def test_measures_document_every_column_and_write_none_twice() -> None:
+    written: list[str] = []
+    for name, measure in MEASURES.items():
+        assert issubclass(measure, Measure) and measure.name == name and measure.summary
+        assert all(field.metadata[b"doc"] for field in measure.writes)
+        written += measure.writes.names
+    assert len(written) == len(set(written))
+
+
+def test_an_unknown_step_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"Unknown step 'mesure'.*Did you mean 'measure'"):
+        STEPS.get("mesure")
+
+
+def test_steps_and_measures_import_without_models_or_decoders() -> None:
+    """Listing and planning must not wait for libraries that only workers need."""
+    code = """
+import sys
+from idtool.curate.measures import MEASURES
+from idtool.curate.registry import STEPS
+for name in ("ingest", "frames", "measure", "gate", "dedup", "swap"):
+    STEPS.get(name)
+dict(MEASURES.items())
+heavy = {"cv2", "onnxruntime", "av", "PIL", "ray", "pandas", "scipy", "openvino", "ai_edge_litert", "torch"}
+sys.exit(", ".join(sorted(heavy & set(sys.modules))))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
