@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from idtool import __version__
+from idtool.engine.plan import step_dir
 from idtool.engine.table import Table
 from idtool.errors import UsageError
 
@@ -104,7 +105,7 @@ class Run:
         return self.path / "media"
 
     def step_dir(self, index: int, name: str) -> Path:
-        return self.path / "steps" / f"{index:02d}-{name}"
+        return step_dir(self.path, index, name)
 
     @property
     def steps(self) -> list[dict[str, Any]]:

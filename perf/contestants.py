@@ -25,7 +25,6 @@ def idtool() -> Work:
     """ingest (type, size, content hash), pixels (sharpness, exposure, perceptual hash), dedup; three tables."""
     import cv2
     import pyarrow as pa
-
     from harness import list_sources, packaged_env, run_steps
 
     cv2.setNumThreads(1)
@@ -33,7 +32,7 @@ def idtool() -> Work:
 
     def work(images: Path, out: Path) -> dict[str, Any]:
         sources = list_sources(out / "sources", images)
-        recipe = [
+        recipe: list[dict[str, Any]] = [
             {"step": "ingest"},
             {"step": "measure", "measures": ["pixels"]},
             {"step": "dedup", "perceptual": {"max_distance": 3, "mirrored": False}},
@@ -50,7 +49,7 @@ def cleanvision(issues: list[str] | None) -> Callable[[], Work]:
     """`find_issues`, all default checks or only those that are comparable."""
 
     def start() -> Work:
-        from cleanvision import Imagelab
+        from cleanvision import Imagelab  # type: ignore[import-not-found,unused-ignore]
 
         def work(images: Path, out: Path) -> dict[str, Any]:
             lab = Imagelab(data_path=str(images))
@@ -68,8 +67,8 @@ def cleanvision(issues: list[str] | None) -> Callable[[], Work]:
 def data_juicer() -> Work:
     """Shape, bytes and ratio filters and image deduplication through its executor. It has no sharpness or exposure."""
     held = _complete_torchvision()
-    from data_juicer.config import init_configs
-    from data_juicer.core import DefaultExecutor
+    from data_juicer.config import init_configs  # type: ignore[import-not-found,unused-ignore]
+    from data_juicer.core import DefaultExecutor  # type: ignore[import-not-found,unused-ignore]
 
     def work(images: Path, out: Path) -> dict[str, Any]:
         out.mkdir()
@@ -108,7 +107,7 @@ def _complete_torchvision() -> list[Any]:
     which nothing here calls: declare them. Returns what must stay alive."""
     from importlib.metadata import version
 
-    import torch
+    import torch  # type: ignore[import-not-found,unused-ignore]
 
     if "+cpu" not in version("torch") or "+cpu" in version("torchvision"):
         return []

@@ -81,7 +81,8 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        model = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), model)
+        lines = info.read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if "model name" in line), model)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "processor": model,
@@ -200,8 +201,14 @@ def make_steps(recipe: Sequence[Mapping[str, Any]], env: Any) -> list[tuple[str,
 
 
 def run_steps(
-    folder: Path, sources: Table, recipe: Sequence[Mapping[str, Any]], *, env: Any = None, workers: int = 1,
-    columns: pa.Schema | None = None, executor: Any = None,
+    folder: Path,
+    sources: Table,
+    recipe: Sequence[Mapping[str, Any]],
+    *,
+    env: Any = None,
+    workers: int = 1,
+    columns: pa.Schema | None = None,
+    executor: Any = None,
 ) -> tuple[Table, Watch]:
     """Run a recipe on a table of sources in `folder` with the engine that the command line uses."""
     from idtool.engine.local import LocalExecutor

@@ -20,7 +20,7 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 
 SIDE = 64
-RECIPE = [
+RECIPE: list[dict[str, Any]] = [
     {"step": "ingest"},
     {"step": "gate", "resolution": {"short_side": {"min": SIDE}}},
     {"step": "measure", "measures": ["pixels"]},
@@ -87,9 +87,15 @@ def main() -> None:
         names = [name for name in results[0] if name.endswith(" MB")]
         sizes = [result["rows"] for result in results]
         slopes = {name: 1e6 * float(np.polyfit(sizes, [result[name] for result in results], 1)[0]) for name in names}
-    columns = [{"step": name, **{f"{r['rows']:,} rows": r[name] for r in results},
-                **({"bytes/row": slopes[name]} if slopes else {})}
-               for name in results[0] if name.endswith(" MB")]
+    columns = [
+        {
+            "step": name,
+            **{f"{r['rows']:,} rows": r[name] for r in results},
+            **({"bytes/row": slopes[name]} if slopes else {}),
+        }
+        for name in results[0]
+        if name.endswith(" MB")
+    ]
     show("peak resident memory, MB", columns)
     show("time", [{key: r[key] for key in ("rows", "kept", "cpu s", "wall s")} for r in results])
     save(options.json, {"before": about, "results": results, "bytes_per_row": slopes})

@@ -36,15 +36,15 @@ def make_images(folder: Path, count: int, photos: Path | None) -> None:
 
     random = np.random.default_rng(0)
     folder.mkdir(parents=True)
-    sources = [cv2.imread(str(path)) for path in list_images(photos)] if photos else []
-    sources = [image for image in sources if image is not None and min(image.shape[:2]) >= 256]
+    opened: list[Any] = [cv2.imread(str(path)) for path in list_images(photos)] if photos else []
+    sources = [image for image in opened if image is not None and min(image.shape[:2]) >= 256]
     for number in range(count):
         target = folder / f"{number:05d}.jpg"
         if number % EXACT_EVERY == EXACT_EVERY - 1:
             shutil.copyfile(folder / f"{number - EXACT_EVERY // 2:05d}.jpg", target)
             continue
         if number % NEAR_EVERY == NEAR_EVERY - 1:
-            image = cv2.imread(str(folder / f"{number - NEAR_EVERY // 2:05d}.jpg"))
+            image: Any = cv2.imread(str(folder / f"{number - NEAR_EVERY // 2:05d}.jpg"))
             cv2.imwrite(str(target), image, [cv2.IMWRITE_JPEG_QUALITY, 70])
             continue
         if sources:
@@ -53,7 +53,8 @@ def make_images(folder: Path, count: int, photos: Path | None) -> None:
             top, left = (int(random.integers(0, extent - side + 1)) for extent in image.shape[:2])
             image = cv2.resize(image[top : top + side, left : left + side], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         else:
-            soft = cv2.resize(random.integers(0, 256, (12, 12, 3)).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+            coarse = random.integers(0, 256, (12, 12, 3)).astype(np.float32)
+            soft = cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
             image = np.clip(soft + random.normal(0, 6, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
         cv2.imwrite(str(target), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
 
@@ -66,7 +67,9 @@ def contest(name: str, python: str, images: Path, scratch: Path) -> dict[str, An
     with open(log, "w") as sink:
         process = subprocess.Popen(
             [python, str(script), name, str(images), str(scratch / "out"), str(result)],
-            stdout=sink, stderr=subprocess.STDOUT, cwd=scratch,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            cwd=scratch,
         )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -78,7 +81,7 @@ def contest(name: str, python: str, images: Path, scratch: Path) -> dict[str, An
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--peer-python", help="Python of the environment with the peers (README); without it idtool alone")
+    parser.add_argument("--peer-python", help="Python of the peers' environment (README); without it idtool alone")
     parser.add_argument("--images", type=Path, default=fixtures(), help="photos to cut the test images from")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=3)
@@ -107,21 +110,23 @@ def main() -> None:
     def whole(kept: dict[str, list[dict[str, Any]]], name: str, unit: str = "cpu") -> float:
         return median([run["whole"][unit] for run in kept[name]])
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in pythons:
         each = (whole(runs, name) - whole(starts, name)) / (options.count - FEW)
-        rows.append({
-            "contestant": name,
-            "cpu s": whole(runs, name),
-            "wall s": whole(runs, name, "wall"),
-            "start cpu s": whole(starts, name),
-            "cpu ms/image": 1000 * each,
-            "images/cpu s": 1 / each,
-            "duplicates": runs[name][0]["duplicates"],
-        })
-    ours = next((row for row in rows if row["contestant"] == "idtool"), None)
-    for row in rows if ours else []:
-        row |= {"cpu x": row["cpu s"] / ours["cpu s"], "per image x": row["cpu ms/image"] / ours["cpu ms/image"]}
+        rows.append(
+            {
+                "contestant": name,
+                "cpu s": whole(runs, name),
+                "wall s": whole(runs, name, "wall"),
+                "start cpu s": whole(starts, name),
+                "cpu ms/image": 1000 * each,
+                "images/cpu s": 1 / each,
+                "duplicates": runs[name][0]["duplicates"],
+            }
+        )
+    for ours in [row for row in rows if row["contestant"] == "idtool"]:
+        for row in rows:
+            row |= {name + " x": row[name] / ours[name] for name in ("cpu s", "cpu ms/image")}
     title = f"{options.count} JPEGs of {SIDE} px, {size / 1000:.0f} kB each; medians of {options.repeats}"
     show(f"{title}; start: the same with {FEW} images", rows)
     result = {"count": options.count, "mean_bytes": size, "before": about, "rows": rows}

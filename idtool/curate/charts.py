@@ -18,8 +18,8 @@ def number(value: float | int | None) -> str:
     """`12345` -> `12 345` (thin spaces); fractions with three significant digits; None as a dash."""
     if value is None:
         return "–"
-    if float(value).is_integer() and abs(value) < 1e15:
-        return f"{int(value):,}".replace(",", "\u2009")
+    if 1e3 <= abs(value) < 1e15 or (float(value).is_integer() and abs(value) < 1e15):
+        return f"{round(value):,}".replace(",", "\u2009")
     return f"{value:.3g}"
 
 

@@ -156,14 +156,15 @@ def tracks(video: Ints, shot: Ints, time: Ints, embeddings: Floats, threshold: f
 
 
 def means(embeddings: Floats, group: Ints, count: int) -> Floats:
-    """Mean vector (count, d) of each group's rows; `group` (n,) numbers 0 to count - 1."""
+    """Mean vector (count, d) of each group's rows; `group` (n,) numbers 0 to count - 1, negative: in no group."""
     total = np.zeros((count, embeddings.shape[1]), np.float32)
     order = np.argsort(group, kind="stable")
     present, starts = np.unique(group[order], return_index=True)
     bounds = [*starts.tolist(), len(order)]
     for number, start, end in zip(present.tolist(), bounds[:-1], bounds[1:], strict=True):
         # Rows are gathered group by group, so that a million embeddings are never copied at once.
-        total[number] = embeddings[order[start:end]].mean(axis=0)
+        if number >= 0:
+            total[number] = embeddings[order[start:end]].mean(axis=0)
     return total
 
 
@@ -183,20 +184,22 @@ class Separation:
 def separation(
     embeddings: Floats, group: Ints, threshold: float, *, margin: float = 0.1, sample: int = 20_000
 ) -> Separation | None:
-    """Label-free estimate of purity; None when no group has two rows. `group` numbers 0 to k - 1 without gaps."""
-    size = np.bincount(group)
-    rows = np.flatnonzero(size[group] > 1)
+    """Label-free estimate of purity; None when no group has two rows. `group` (n,), negative: in no group."""
+    present, number = np.unique(group, return_inverse=True)
+    number = number.reshape(-1) - np.count_nonzero(present < 0)
+    size = np.bincount(number[number >= 0])
+    rows = np.flatnonzero((number >= 0) & (np.append(size, 0)[number] > 1))
     if not len(rows):
         return None
     if len(rows) > sample:
         rows = rows[np.linspace(0, len(rows) - 1, sample).astype(np.int64)]
-    centre = means(embeddings, group, len(size))
+    centre = means(embeddings, number, len(size))
     sound = 0
     step = max(1, BLOCK_VALUES // len(size))
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
         similar = embeddings[block] @ centre.T
-        line, own = np.arange(len(block)), group[block]
+        line, own = np.arange(len(block)), number[block]
         n = size[own]
         inside = (similar[line, own] * n - 1.0) / (n - 1)
         similar[line, own] = NOTHING

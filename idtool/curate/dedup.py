@@ -89,7 +89,9 @@ def near_copies(table: Table, settings: Perceptual) -> dict[str, Copy]:
     columns = ["id", "origin", "short_side", "sharpness", *HASHES[: 1 + settings.mirrored]]
     parts = []
     for batch in table.batches(columns, rows=65_536, kept_only=True):
-        wanted = pc.and_(pc.is_in(batch["origin"], pa.array(settings.origins)), pc.is_valid(batch["phash"]))
+        wanted = pc.and_(
+            pc.is_in(batch["origin"], pa.array(settings.origins, pa.string())), pc.is_valid(batch["phash"])
+        )
         parts.append(batch.filter(wanted))
     rows = pa.concat_tables(parts) if parts else None
     if rows is None or rows.num_rows < 2:

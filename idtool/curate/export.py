@@ -70,6 +70,9 @@ class Export(TableStep):
     def reads(self, available: Mapping[str, pa.Field]) -> tuple[str, ...]:
         return NEEDED
 
+    def is_in_place(self, run_dir: Path) -> bool:
+        return (run_dir / "dataset").is_dir()
+
     def writes(self, available: Mapping[str, pa.Field]) -> pa.Schema:
         return ADDED
 

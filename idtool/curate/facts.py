@@ -24,13 +24,32 @@ def funnel(manifest: Manifest) -> Facts:
                 "summary": entry.get("summary", ""),
                 "rows_in": rows_in,
                 "kept": int(entry.get("kept") or 0),
-                "rejected": int(entry.get("rejected") or 0),
+                "rejected": sum(pair_rejects(entry).values()) or int(entry.get("rejected") or 0),
                 "errors": int(entry.get("errors") or 0),
                 "seconds": seconds,
                 "rate": rows_in / seconds if seconds > 0 else None,
             }
         )
     return lines
+
+
+def pair_rejects(entry: Mapping[str, Any]) -> dict[str, int]:
+    """Reason -> pairs rejected for it, of a pairing step: it counts all that it judged and stores examples only."""
+    pairs = (entry.get("statistics") or {}).get("pairs") or {}
+    return dict(pairs.get("rejected") or {}) if isinstance(pairs, Mapping) else {}
+
+
+def pair_bound(entry: Mapping[str, Any], branch: str, column: str, bound: str) -> float | None:
+    """A bound of a pairing step's branch; where the recipe leaves the lower one to the network, what it stood for.
+    Pairs of a photo and a frame (`mixed`) are judged as photos."""
+    branch = "photos" if branch == "mixed" else branch
+    asked = ((settings(entry).get("branches") or {}).get(branch) or {}).get(column) or {}
+    if asked.get(bound) is None and bound == "min":
+        lower = (entry.get("own") or {}).get("bounds") or {}
+        value = lower.get(f"{branch}.low{column.removeprefix('similarity')}")
+    else:
+        value = asked.get(bound)
+    return None if value is None else float(value)
 
 
 def skipped(manifest: Manifest) -> Facts:
@@ -67,12 +86,14 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def thresholds(manifest: Manifest) -> Facts:
     """The settings of every finished step that judges, groups or pairs rows: `step, setting, value`."""
     judges = {"gate", "dedup", "identify", "pair"}
-    return [
-        {"step": entry["name"], "setting": key, "value": value}
-        for entry in manifest.get("steps", [])
-        if entry.get("kind") in judges and entry.get("state") == "done"
-        for key, value in flatten(settings(entry))
-    ]
+    lines: Facts = []
+    for entry in manifest.get("steps", []):
+        if entry.get("kind") not in judges or entry.get("state") != "done":
+            continue
+        calibrated = {f"{key} (in effect)": value for key, value in (entry["own"].get("bounds") or {}).items()}
+        for key, value in flatten({**settings(entry), **calibrated}):
+            lines.append({"step": entry["name"], "setting": key, "value": value})
+    return lines
 
 
 def models(manifest: Manifest) -> Facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -133,8 +134,16 @@ def _image(row: Row, thumbnails: Thumbnails, side: int) -> Row:
         "value": row["value"],
         "threshold": row["threshold"],
         "message": row["message"],
+        "note": _copy_of(row),
         "images": [_picture(row, "", thumbnails, side)],
     }
+
+
+def _copy_of(row: Row) -> str | None:
+    """For a copy, what it is a copy of: the message without the id, which no tile has room for."""
+    if not (row["reason"] or "").startswith("duplicate") or row["value"] is None:
+        return None
+    return re.sub(r" \(id [0-9a-f]+\).*", "", row["message"] or "") or None
 
 
 def _pair(row: Row, thumbnails: Thumbnails, side: int) -> Row:
@@ -144,6 +153,7 @@ def _pair(row: Row, thumbnails: Thumbnails, side: int) -> Row:
         "value": row["value"],
         "threshold": row["threshold"],
         "message": row["message"],
+        "note": None,
         **{name: row.get(name) for name in names},
         "captions": [row.get("a_caption"), row.get("b_caption")],
         "images": [_picture(row, prefix, thumbnails, side) for prefix in ("a_", "b_")],

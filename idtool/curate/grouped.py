@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from idtool.engine.table import Table
 
-BUCKET_ROWS = 65_536
+BUCKET_ROWS = 32_768
 MAX_BUCKETS = 256
 """Files open at once; beyond it buckets grow."""
 

@@ -25,7 +25,7 @@ By = Literal["auto", "column", "folder", "video", "cluster"]
 
 WRITES = pa.schema(
     [
-        pa.field("identity", pa.string(), metadata={"doc": "the person: a label, or id- and a hash of the first image"}),
+        pa.field("identity", pa.string(), metadata={"doc": "the person: a label, or id- and a hash"}),
         pa.field("identity_how", pa.string(), metadata={"doc": "column, folder, video or cluster"}),
         pa.field(
             "identity_sim",
@@ -40,7 +40,7 @@ class Outliers(Settings):
     """What happens to images that do not fit the label they came with."""
 
     action: Literal["reject", "keep"] = "reject"
-    floor: float | None = Field(None, ge=-1, le=1)
+    floor: float | None = Field(default=None, ge=-1, le=1)
     """Least cosine to the mean of the others of the label; null: the threshold of the step. Measured: genuine images
     .54 or more, the closest stranger .39."""
 
@@ -50,9 +50,9 @@ class IdentifySettings(Settings):
     """`column`: identity_label. `folder`: the folder inside the input. `video`: tracks of one video. `cluster`:
     everything by similarity. `auto`: labels where given; folders that the embeddings confirm; tracks and clusters for
     the rest, which may also join a labelled identity."""
-    threshold: float | None = Field(None, gt=-1, lt=1)
+    threshold: float | None = Field(default=None, gt=-1, lt=1)
     """Least mean similarity of one person's images; null: the network's calibrated `same_person`."""
-    min_images: int = Field(1, ge=1)
+    min_images: int = Field(default=1, ge=1)
     """Identities of fewer images are rejected."""
     outliers: Outliers = Outliers()
 
@@ -152,9 +152,9 @@ def _reject(reason: str, message: str, value: float | None = None, threshold: st
 
 def _sizes(size: Any) -> dict[str, int]:
     """How many identities have so many images."""
-    edges = [(1, 1), (2, 2), (3, 5), (6, 10), (11, 20), (21, 50), (51, 10**9)]
-    found = {f"{a}-{b}" if a < b else str(a): int(np.count_nonzero((size >= a) & (size <= b))) for a, b in edges}
-    return {("51+" if key.startswith("51-") else key): number for key, number in found.items()}
+    edges = {"1": (1, 1), "2": (2, 2), "3-5": (3, 5), "6-10": (6, 10), "11-20": (11, 20), "21-50": (21, 50)}
+    found = {key: int(np.count_nonzero((size >= low) & (size <= high))) for key, (low, high) in edges.items()}
+    return {**found, "51+": int(np.count_nonzero(size > 50))}
 
 
 def _names(images: Images, result: Assigned) -> list[str]:
@@ -165,7 +165,8 @@ def _names(images: Images, result: Assigned) -> list[str]:
         if group >= 0 and not result.label[group]:
             names[group] = images.ids[row]
     return [
-        result.label[group] or f"id-{hashlib.sha256(name.encode()).hexdigest()[:16]}" for group, name in enumerate(names)
+        result.label[group] or f"id-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        for group, name in enumerate(names)
     ]
 
 

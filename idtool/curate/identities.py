@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from idtool.curate.cluster import Bools, Floats, Ints, average_linkage, means, normalise, separation, tracks
 from idtool.curate.grouped import numbers, vectors
@@ -51,16 +50,16 @@ class Assigned:
     outliers: dict[int, tuple[float, float]]
     """Row -> similarity to the others of its label, and the floor that it is under."""
 
+    def sound(self) -> Ints:
+        """`group` without the outliers."""
+        return _without(self.group, self.outliers)
+
     def similarity(self, images: Images) -> Floats:
         """(n,) cosine of each row to the mean of its group's rows that are no outliers; 0 where there is no group."""
         result = np.zeros(len(self.group), np.float32)
-        sound = self.group >= 0
-        sound[list(self.outliers)] = False
-        if not sound.any():
+        if not len(self.label):
             return result
-        centre = np.zeros((len(self.label), images.embedding.shape[1]), np.float32)
-        rows = np.flatnonzero(sound)
-        centre = normalise(means_of(images.embedding, rows, self.group[rows], len(self.label)))[0]
+        centre = normalise(means(images.embedding, self.sound(), len(self.label)))[0]
         for start in range(0, len(result), 65_536):
             block = slice(start, start + 65_536)
             group = np.maximum(self.group[block], 0)
@@ -69,11 +68,10 @@ class Assigned:
         return result
 
 
-def means_of(embedding: Floats, rows: Ints, group: Ints, count: int) -> Floats:
-    """Mean embedding (count, d) of the groups that `rows` belong to; `group` numbers those rows."""
-    everything = np.full(len(embedding), count, np.int64)
-    everything[rows] = group
-    return means(embedding, everything, count + 1)[:count]
+def _without(group: Ints, outliers: dict[int, tuple[float, float]]) -> Ints:
+    sound = group.copy()
+    sound[list(outliers)] = -1
+    return sound
 
 
 def read_images(table: Table) -> Images:
@@ -154,7 +152,12 @@ def assign(images: Images, *, by: str, threshold: float, floor: float, statistic
     if by in ("auto", "video", "cluster"):
         labels = _cluster(images, group, how, labels, outliers, by, threshold)
     counts = {kind: sum(1 for h in how if h == kind) for kind in ("column", "folder", "video", "cluster")}
-    statistics |= {"by": by, "threshold": threshold, "how": counts, "no_embedding": int(np.count_nonzero(~images.usable))}
+    statistics |= {
+        "by": by,
+        "threshold": threshold,
+        "how": counts,
+        "no_embedding": int(np.count_nonzero(~images.usable)),
+    }
     _estimate(images, group, outliers, threshold, statistics)
     return Assigned(group, labels, how, outliers)
 
@@ -266,32 +269,27 @@ def _cluster(
             root[own] = own[average_linkage(items[own], threshold)]
         known = 0
     else:
-        sound = np.flatnonzero(group >= 0)
-        sound = sound[~np.isin(sound, list(outliers))]
         known = len(labels)
-        people = means_of(images.embedding, sound, group[sound], known)
+        people = means(images.embedding, _without(group, outliers), known)
         named = np.arange(known + count) < known
         root = average_linkage(np.concatenate([people, items]), threshold, named)[known:]
     new = np.unique(root[root >= known])
     target = np.where(root < known, root, len(labels) + np.searchsorted(new, root))
     group[free] = target[run]
-    for k in range(count):
-        joined = root[k] < known or len(np.unique(video[root == root[k]])) > 1 if by != "video" else False
-        video[k] = -2 if joined and video[k] >= 0 else video[k]
+    low, high = np.full(known + count, len(images.ids)), np.full(known + count, -1)
+    np.minimum.at(low, root, video)
+    np.maximum.at(high, root, video)
+    # Tracks of one video that nothing else joined.
+    alone = (root >= known) & (low[root] == high[root]) & (video >= 0)
     for row, item in zip(free.tolist(), run.tolist(), strict=True):
-        how[row] = "video" if video[item] >= 0 else "cluster"
+        how[row] = "video" if alone[item] else "cluster"
     return [*labels, *([None] * len(new))]
 
 
 def _estimate(
     images: Images, group: Ints, outliers: dict[int, tuple[float, float]], threshold: float, statistics: dict[str, Any]
 ) -> None:
-    rows = np.flatnonzero(group >= 0)
-    rows = rows[~np.isin(rows, list(outliers))]
-    if not len(rows):
-        return
-    numbered = np.unique(group[rows], return_inverse=True)[1].reshape(-1)
-    found = separation(images.embedding[rows], numbered, threshold)
+    found = separation(images.embedding, _without(group, outliers), threshold)
     if found is not None:
         statistics["purity_estimate"] = {
             "share": round(found.share, 4),

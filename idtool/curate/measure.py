@@ -79,6 +79,7 @@ class MeasureStep(RowStep):
         written = {name for cls in made for name in cls.writes.names}
         names = ["id", "media", "width", "height", *self.settings.where]
         for cls in made:
+            names += [name for name in cls.uses if name in available]
             for name in cls.reads:
                 if name in written:
                     continue
@@ -123,7 +124,7 @@ def in_order(classes: list[type[Measure]]) -> list[type[Measure]]:
     def add(cls: type[Measure], path: tuple[type[Measure], ...]) -> None:
         if cls in path:
             raise UsageError(f"Measures {', '.join(c.name for c in path)} need each other.", "Take one of them out.")
-        for name in cls.reads:
+        for name in (*cls.reads, *cls.uses):
             if name in writer and writer[name] is not cls:
                 add(writer[name], (*path, cls))
         if cls not in ordered:

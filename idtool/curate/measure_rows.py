@@ -33,6 +33,7 @@ class MeasureRows(Operator):
         written = {name for measure in measures for name in measure.writes.names}
         needed = [name for measure in measures for name in measure.reads if name not in written]
         self.reads = tuple(dict.fromkeys(["id", "media", "width", "height", *where, *needed]))
+        self.uses = [name for measure in measures for name in measure.uses if name not in written]
         self.writes = pa.schema([field for measure in measures for field in measure.writes])
 
     def config(self) -> dict[str, Any]:
@@ -48,7 +49,8 @@ class MeasureRows(Operator):
             measure.load(context)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.select([name for name in self.reads if name in batch.column_names]).to_pylist()
+        columns = [name for name in [*self.reads, *self.uses] if name in batch.column_names]
+        rows = batch.select(columns).to_pylist()
         results: list[dict[str, Any]] = [{} for _ in rows]
         chosen = [k for k, row in enumerate(rows) if self._wanted(row)]
         ahead = DecodeAhead(partial(self._decode, rows), [_pixels(rows[k]) for k in chosen], chosen)

@@ -99,16 +99,19 @@ class Faces:
         correlations is <s, s'> + |<m, m'>|, for the cost of one.
         """
         if self.halves is None:
-            assert self.thumb is not None
+            if self.thumb is None:
+                raise ValueError("there are no face thumbs")
             n, height, width = self.thumb.shape
             flat = self.thumb.reshape(n, -1).astype(np.float32)
             unit = normalise(flat - flat.mean(axis=1, keepdims=True))[0].reshape(n, height, width)
             half = (width + 1) // 2
-            weight = np.full(half, np.sqrt(2), np.float32)
-            weight[width // 2 :] = 1.0
+            # A column and its mirror image count together; the middle one of an odd width is its own.
+            weight = np.full(half, np.sqrt(0.5), np.float32)
+            weight[width // 2 :] = 0.5
             mirrored = unit[:, :, ::-1]
-            parts = [((unit + sign * mirrored)[:, :, :half] * (weight / 2)).reshape(n, -1) for sign in (1, -1)]
-            self.halves = (parts[0], parts[1])
+            symmetric: Floats = ((unit + mirrored)[:, :, :half] * weight).reshape(n, -1)
+            skew: Floats = ((unit - mirrored)[:, :, :half] * weight).reshape(n, -1)
+            self.halves = (symmetric, skew)
         return self.halves
 
     def descriptors(self, rules: Rules) -> Floats:
@@ -158,8 +161,8 @@ def pair(faces: Faces, rules: Rules) -> Found:
     a, b, distance = (np.concatenate(parts) for parts in zip(*search.candidates, strict=True)) if n else _NOTHING
     chosen = choose(search.descriptors, a, b, distance, rules.per_identity)
     chosen = chosen[np.lexsort((b[chosen], a[chosen]))]
-    rejects = [np.concatenate([r[k] for r in search.rejects]) for k in range(3)] if search.rejects else _NOTHING
-    return Found(a[chosen], b[chosen], *(part.astype(np.int64) for part in rejects), search.counts, search.furthest)
+    rejects = [np.concatenate([_NOTHING[0], *(part[k] for part in search.rejects)]) for k in range(3)]
+    return Found(a[chosen], b[chosen], rejects[0], rejects[1], rejects[2], search.counts, search.furthest)
 
 
 _NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))

@@ -30,13 +30,13 @@ from idtool.engine.operator import KEPT, OUTCOME, Context
 from idtool.engine.plan import Planned, Upstream, plan_steps, state_of
 from idtool.engine.ray_executor import RayExecutor
 from idtool.engine.runner import Options, Runner
-from idtool.engine.step import Env, Step
+from idtool.engine.step import Binding, Env, Step
 from idtool.engine.table import KeptRows, Table, write_table
 from idtool.errors import Interrupted, QualityError
 from idtool.media.paths import local
 from idtool.media.sources import SCHEMA, list_sources
 from idtool.models.catalog import catalogue
-from idtool.models.weights import cache_dir
+from idtool.models.weights import cache_dir, sha256
 from idtool.run import Run
 
 RAY_PAYS_ROWS = 2_000
@@ -73,8 +73,7 @@ def prepare(request: CurateRequest) -> Prepared:
 def plan(request: CurateRequest) -> dict[str, Any]:
     """What `curate` would do: every step with what it reads and writes, whether it is done, and why not."""
     prepared = prepare(request)
-    folders = [request.run_dir / "steps" / f"{entry.index:02d}-{entry.name}" for entry in prepared.planned]
-    states = state_of(prepared.planned, folders, None)
+    states = state_of(prepared.planned, request.run_dir, None)
     return {
         "recipe": prepared.recipe.recipe,
         "source": prepared.recipe.source,
@@ -130,7 +129,8 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
         context = Context(str(run.path), request.seed, prepared.device, threads=1)
         options = Options(retry_errors=request.only == "errors")
         try:
-            Runner(run, executor, context, progress, options).execute(prepared.planned, sources, upstream)
+            runner = Runner(run, executor, context, progress, options, _describe)
+            runner.execute(prepared.planned, sources, upstream)
         except QualityError:
             write_report(run.path)
             raise
@@ -186,6 +186,13 @@ def _list(run: Run, inputs: Sequence[str], limit: int | None) -> tuple[Table, Up
     )
     shutil.rmtree(unsorted.path)
     return KeptRows(table.path), Upstream("sources", digest.hexdigest())
+
+
+def _describe(binding: Binding) -> dict[str, Any]:
+    """A model as the manifest names it, with the hash of its weights where they are pinned."""
+    pinned = sha256(binding.model) if binding.model in catalogue() else None
+    facts = {"role": binding.role, "model": binding.model, "revision": binding.revision, "licence": binding.licence}
+    return {**facts, "sha256": pinned}
 
 
 def _stamp(uri: str) -> str:

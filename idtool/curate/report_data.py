@@ -45,8 +45,8 @@ def report_data(run: Path) -> dict[str, Any]:
     """Everything in the report but its pictures.
 
     Keys: `run, idtool, recipe, profile, profile_reason, seed, device, engine, inputs, command, created, updated,
-    seconds, verdict, skipped, funnel, reasons, histograms, similarity, identities, thresholds, models, errors,
-    dataset`. Steps that did not finish are told under `skipped`.
+    seconds, verdict, skipped, funnel, reasons, histograms, measured, similarity, identities, thresholds, models,
+    errors, dataset`. Steps that did not finish are told under `skipped`.
     """
     opened = Run(run)
     manifest = opened.manifest
@@ -67,6 +67,7 @@ def report_data(run: Path) -> dict[str, Any]:
         "funnel": lines,
         "reasons": [line for line in lost if line["status"] != ERROR],
         "histograms": [chart for entry in done(opened, "gate") for chart in gate_histograms(opened, entry)],
+        "measured": ungated_histograms(opened),
         "similarity": similarities(opened),
         "identities": identities(opened),
         "thresholds": facts.thresholds(manifest),
@@ -120,17 +121,20 @@ def lost_rows(run: Run) -> list[Row]:
             [("status", "count"), ("threshold", "min"), ("threshold", "max"), ("message", "min")]
         )
         columns = _documented(run, entry)
-        judged = entry["kept"] + entry["rejected"] + entry["errors"]
+        exact = facts.pair_rejects(entry)
+        pairs = (entry.get("statistics") or {}).get("pairs") or {}
+        judged = pairs["judged"] if exact else entry["kept"] + entry["rejected"] + entry["errors"]
         found = []
         for row in groups.to_pylist():
+            count = exact.get(row["reason"], row["status_count"])
             threshold = row["threshold_min"] if row["threshold_min"] == row["threshold_max"] else None
             found.append(
                 {
                     "step": entry["name"],
                     "reason": row["reason"] or "no reason given",
                     "status": row["status"],
-                    "count": row["status_count"],
-                    "share": row["status_count"] / judged,
+                    "count": count,
+                    "share": count / judged,
                     "threshold": threshold,
                     "sentence": sentence(row["reason"] or "", threshold, row["message_min"], columns),
                 }
@@ -194,6 +198,28 @@ def gate_histograms(run: Run, entry: Mapping[str, Any]) -> list[Row]:
     return charts
 
 
+def ungated_histograms(run: Run) -> list[Row]:
+    """A histogram for every numeric column that a measure step added and no gate of the run judges."""
+    judged = {
+        column
+        for entry in done(run, "gate")
+        for columns in GateSettings.model_validate(facts.settings(entry)).gates.values()
+        for column in columns
+    }
+    charts: list[Row] = []
+    known: set[str] = set()
+    for entry in image_steps(run):
+        table = run.step_table(entry["index"])
+        new = [field for field in table.schema if field.name not in known | judged and is_number(field.type)]
+        known |= set(table.schema.names)
+        for field in new if entry["kind"] == "measure" else []:
+            values = table.read([field.name], kept_only=True)[field.name]
+            doc, unit = _documented(run, entry)[field.name]
+            chart = histogram(values, {"kept": pc.fill_null(pc.true_unless_null(values), True)}, [])
+            charts.append({"step": entry["name"], "column": field.name, "doc": doc, "unit": unit, **chart})
+    return charts
+
+
 def similarities(run: Run) -> list[Row]:
     """Per branch, the similarity of kept pairs and of candidates that were not taken, with the branch's bounds."""
     charts: list[Row] = []
@@ -202,15 +228,14 @@ def similarities(run: Run) -> list[Row]:
         if not {"similarity", "branch"} <= set(table.schema.names):
             continue
         rows = table.read(["similarity", "branch", "status", "reason"])
-        branches = facts.settings(entry).get("branches") or {}
         for branch in sorted(pc.unique(rows["branch"]).drop_null().to_pylist()):
             part = rows.filter(pc.equal(rows["branch"], branch))
             kept = pc.equal(part["status"], KEPT)
-            mine = pc.match_substring(pc.fill_null(part["reason"], ""), "similarity")
+            mine = pc.match_substring_regex(pc.fill_null(part["reason"], ""), r"(^|\.)similarity\.")
             series = {"kept": kept, "rejected": mine, "other": pc.and_(pc.invert(kept), pc.invert(mine))}
-            asked = (branches.get(branch) or {}).get("similarity") or {}
-            bound = {name: value for name, value in asked.items() if value is not None and name in Bound.model_fields}
-            chart = histogram(part["similarity"], series, limits(Bound(**bound)) if bound else [])
+            low, high = (facts.pair_bound(entry, branch, "similarity", bound) for bound in ("min", "max"))
+            bounds = limits(Bound(min=low, max=high)) if (low, high) != (None, None) else []
+            chart = histogram(part["similarity"], series, bounds)
             charts.append({"branch": branch, "step": entry["name"], **chart})
     return charts
 

@@ -149,7 +149,7 @@ def _pair_sweeps(parsed: Parsed, run: Run) -> Iterator[Sweep]:
             continue
         for branch, bounds in branches.items():
             if column in bounds and where in ([], [branch], ["branches", branch]):
-                limit = (bounds[column] or {}).get(parsed.bound)
+                limit = facts.pair_bound(entry, branch, column, parsed.bound)
                 yield _sweep(parsed, "pair", entry, f"branches.{branch}", schema.field(column), limit, branch)
 
 

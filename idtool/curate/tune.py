@@ -240,7 +240,8 @@ def _pair_points(run: Run, sweep: Sweep) -> list[dict[str, Any]]:
     """Points of a sweep over a bound of the pairing, on the stored candidates (see PAIR_NOTE)."""
     rows = run.step_table(sweep.index).read(["identity", "branch", "status", "reason", sweep.column])
     if sweep.branch:
-        rows = rows.filter(pc.equal(rows["branch"], sweep.branch))
+        judged_so = {"photos": ["photos", "mixed"]}.get(sweep.branch, [sweep.branch])
+        rows = rows.filter(pc.is_in(rows["branch"], pa.array(judged_so)))
     kept = pc.equal(rows["status"], KEPT)
     judged_by_it = pc.and_(pc.invert(kept), pc.match_substring_regex(pc.fill_null(rows["reason"], ""), sweep.reason))
     candidates = rows.filter(pc.or_(kept, judged_by_it))

@@ -122,13 +122,24 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {old} -> {new}"]
 
 
-def state_of(planned: Sequence[Planned], step_dirs: Sequence[Path], sources: Upstream | None) -> list[tuple[str, str]]:
+def done_entry(planned: Planned, run_dir: Path) -> dict[str, Any] | None:
+    """The stored entry of a step whose results are all still in the run, or None."""
+    stored = stored_entry(step_dir(run_dir, planned.index, planned.name))
+    return stored if stored is not None and planned.step.is_in_place(run_dir) else None
+
+
+def step_dir(run_dir: Path, index: int, name: str) -> Path:
+    """Where a step keeps its table."""
+    return run_dir / "steps" / f"{index:02d}-{name}"
+
+
+def state_of(planned: Sequence[Planned], run_dir: Path, sources: Upstream | None) -> list[tuple[str, str]]:
     """For each step `(state, why)`: `skipped`, `done`, `run`, or `depends` when it hangs on what runs before it."""
     states: list[tuple[str, str]] = []
     upstream = sources
     cause = "its input"
-    for entry, folder in zip(planned, step_dirs, strict=True):
-        stored = stored_entry(folder)
+    for entry in planned:
+        stored = done_entry(entry, run_dir)
         if entry.skipped:
             states.append(("skipped", entry.skipped))
         elif upstream is None and stored is not None and not differences(stored["own"], entry.own):

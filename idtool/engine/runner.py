@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +19,8 @@ from idtool.engine.commit import Parts, conform
 from idtool.engine.executor import Executor, Program, Shard, shard_key
 from idtool.engine.fingerprint import IdDigest
 from idtool.engine.operator import ERROR, KEPT, REJECTED, STORAGE_ERRNOS, Context
-from idtool.engine.plan import Planned, Upstream, stored_entry
-from idtool.engine.step import RowStep, TableContext, TableStep
+from idtool.engine.plan import Planned, Upstream, done_entry, stored_entry
+from idtool.engine.step import Binding, RowStep, TableContext, TableStep
 from idtool.engine.table import KeptRows, Table, write_file, write_table
 from idtool.errors import QualityError, RunFailed
 from idtool.run import REJECT_COLUMNS, Run, write_json
@@ -52,10 +52,18 @@ class Runner:
     """Carries out a plan."""
 
     def __init__(
-        self, run: Run, executor: Executor, context: Context, progress: Progress, options: Options | None = None
+        self,
+        run: Run,
+        executor: Executor,
+        context: Context,
+        progress: Progress,
+        options: Options | None = None,
+        describe_model: Callable[[Binding], dict[str, Any]] = asdict,
     ) -> None:
         self.run, self.executor, self.context, self.progress = run, executor, context, progress
         self.options = options or Options()
+        self.describe_model = describe_model
+        """What the manifest says of a model."""
 
     def execute(self, planned: Sequence[Planned], sources: Table, upstream: Upstream) -> Table:
         """Run every step that is not done; returns the last table. Raises RunFailed when a step cannot be
@@ -68,7 +76,7 @@ class Runner:
                 entry |= {"state": "skipped", "skipped_because": step.skipped}
                 self.progress.note(f"{step.name}: skipped, {step.skipped}")
             else:
-                stored = stored_entry(folder)
+                stored = done_entry(step, self.run.path)
                 redo = stored is None or stored["fingerprint"] != upstream.after(step)
                 if stored is not None and not redo and not (self.options.retry_errors and stored["errors"]):
                     entry = {**entry, **stored, "index": step.index, "name": step.name}
@@ -98,10 +106,7 @@ class Runner:
             "summary": step.step.summary,
             "state": "pending",
             "notes": step.notes,
-            "models": [
-                {"role": b.role, "model": b.model, "revision": b.revision, "licence": b.licence}
-                for b in step.step.models()
-            ],
+            "models": [self.describe_model(binding) for binding in step.step.models()],
         }
 
     def _save(self, entries: list[dict[str, Any]], planned: Sequence[Planned]) -> None:

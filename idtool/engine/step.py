@@ -115,6 +115,10 @@ class Step(ABC):
         that need a global view, such as duplicates. None leaves the table as it is."""
         return None
 
+    def is_in_place(self, run_dir: Path) -> bool:
+        """Whether what the step leaves outside its table (a data set) is still there; if not, the step is not done."""
+        return True
+
     def models(self) -> list[Binding]:
         """The models whose outputs end up in this step's table."""
         return []

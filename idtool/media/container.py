@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,12 +47,14 @@ def opened(path: Path | str, limits: Limits, threads: int = 1) -> Iterator[tuple
 
     name = printable(Path(path).name)
     try:
-        size = Path(path).stat().st_size
+        about = Path(path).stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Rejected("missing_file", f"{name} does not exist") from error
-    if size == 0:
+    if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for ever
+        raise Rejected("unreadable", f"{name} is not a regular file")
+    if about.st_size == 0:
         raise Rejected("empty", f"{name} has no bytes", value=0.0)
-    check_bytes(size, limits.max_video_bytes, name)
+    check_bytes(about.st_size, limits.max_video_bytes, name)
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
     try:
         # `file:` keeps a name like `concat:…` from being taken for a protocol.

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Literal
 import numpy as np
 
 from idtool.engine.operator import Rejected
-from idtool.media import colour, jpeg
+from idtool.media import colour, jpeg, png
 from idtool.media.formats import HEAD_BYTES, sniff
 from idtool.media.limits import DEFAULT_LIMITS, Limits, check_bytes
 from idtool.media.paths import printable
@@ -76,6 +76,8 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> RGB:
         if profile:
             pixels = colour.rgb_to_srgb(pixels, profile)
     else:
+        if image.format == "PNG":
+            png.check(data)
         try:
             image.load()
             upright_by_decoder = image.format == "TIFF"

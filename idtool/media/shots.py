@@ -119,8 +119,8 @@ class ShotDetector:
     def _settle(self) -> int:
         index = self._settled
         position = len(self._frames) - (self._pushed - index)
-        since = index if self._last_cut is None else index - self._last_cut
-        if position > 0 and (self._is_cut(position, index) or self._is_dissolve(position, since)):
+        since = index + 2 * DISSOLVE if self._last_cut is None else index - self._last_cut
+        if position > 0 and (self._is_cut(position, index) or self._is_dissolve(since)):
             # Cuts that follow at once (over one black frame) are one change.
             if self._last_cut is None or since >= LOOKAHEAD:
                 self._shot += 1
@@ -140,17 +140,20 @@ class ShotDetector:
         around = [*self._steps[max(position - 2, 1) : position], *self._steps[position + 1 : position + 3]]
         if around and step < _STANDS_OUT * median(around):
             return False
+        if any(difference(frame, current) < self.threshold / 2 for frame in self._frames[: position - 1][-LOOKAHEAD:]):
+            return False  # the end of a flash that began below the threshold
         for later, frame in enumerate(self._frames[position + 1 : position + 1 + LOOKAHEAD], start=index + 1):
             if difference(before, frame) < self.threshold / 2:
                 self._flash_until = later
                 return False
         return True
 
-    def _is_dissolve(self, position: int, since: int) -> bool:
-        """Looked for once the window is full, and away from the last change, whose traces are in the window."""
+    def _is_dissolve(self, since: int) -> bool:
+        """Looked for once the window is full and away from the last change, a long dissolve being one change."""
         first, last = self._frames[0], self._frames[-1]
-        if len(self._frames) <= DISSOLVE or since <= position or first.flat or last.flat:
+        if len(self._frames) <= DISSOLVE or since <= 2 * DISSOLVE or first.flat or last.flat:
             return False
         if difference(first, last) < self.threshold:
             return False
-        return is_dissolve(first, [self._frames[DISSOLVE * quarter // 4] for quarter in (1, 2, 3)], last)
+        # Three near the middle, so that a dissolve half as long as the window is seen.
+        return is_dissolve(first, [self._frames[DISSOLVE // 2 + offset] for offset in (-2, 0, 2)], last)

@@ -49,7 +49,9 @@ def write_video(
         options = {"fflags": "+bitexact", "movflags": "+faststart"}
         with av.open(os.fspath(temporary), "w", format="mp4", options=options) as container:
             rate = Fraction(fps).limit_denominator(10_010)
-            stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset})
+            # x264's macroblock tree reads memory that it never set, so that the first frame varies from run to run.
+            encoder = {"crf": str(crf), "preset": preset, "x264-params": "mbtree=0"}
+            stream = container.add_stream("libx264", rate=rate, options=encoder)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             context = stream.codec_context
             context.thread_count = 1  # the bytes depend on it

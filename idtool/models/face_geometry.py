@@ -44,7 +44,9 @@ class CanonicalFace:
         floats = [value for number, value in _fields(mesh) if number == _VERTEX_BUFFER]
         entries = [dict(_fields(value)) for number, value in fields if number == _BASIS and isinstance(value, bytes)]
         if len(floats) != VERTICES * _VERTEX_FLOATS or not entries:
-            raise ValueError(f"expected {VERTICES} vertices and a basis. Got {len(floats)} floats, {len(entries)} entries")
+            raise ValueError(
+                f"expected {VERTICES} vertices and a basis. Got {len(floats)} floats, {len(entries)} entries"
+            )
         vertices = np.array(floats, np.float64).reshape(VERTICES, _VERTEX_FLOATS)[:, :3]
         basis = np.array([entry.get(_LANDMARK, 0) for entry in entries], np.intp)
         weights = np.array([entry[_WEIGHT] for entry in entries], np.float64)

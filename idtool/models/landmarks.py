@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from idtool.models import runtime, weights
+from idtool.models.crops import warp
 from idtool.models.face_geometry import CanonicalFace, euler
 from idtool.models.faces import Face
 from idtool.models.occlusion import Occlusion, occlusion
@@ -62,7 +63,7 @@ class Landmarks:
     yaw: float
     """Degrees, > 0: the nose points to the right of the picture."""
     pitch: float
-    """Degrees, > 0: the face looks up. Portraits at eye level read -5 to -10: the canonical face leans back a little."""
+    """Degrees, > 0: the face looks up. Portraits at eye level read about -5: the canonical face leans back."""
     roll: float
     """Degrees, > 0: the head is tilted counter-clockwise."""
     occlusion: Occlusion
@@ -120,26 +121,26 @@ class FaceLandmarker:
     def _one(self, image: Image, face: Face) -> Landmarks:
         import cv2
 
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise ValueError(f"Expected a uint8 image of HxWx3. Got {image.dtype} {image.shape}")
         centre = np.asarray(face.box, np.float64).reshape(2, 2).mean(axis=0)
         side = float(max(face.box[2] - face.box[0], face.box[3] - face.box[1])) * self.MARGIN
         level = face.kps[1] - face.kps[0]
         angle = float(np.arctan2(level[1], level[0]))
         first = self._matrix(centre, side, angle)
-        crop = self._crop(image, first)
+        crop = warp(image, first, self.CROP)
         points, presence = self._look(crop)
 
         dx, dy, scale, turn = self.SECOND_LOOK
         other = self._matrix(centre + side * np.array([dx, dy]), side * scale, angle + turn)
-        again, presence_again = self._look(self._crop(image, other))
+        again, presence_again = self._look(warp(image, other, self.CROP))
         back = cv2.invertAffineTransform(other)
         again = np.concatenate([_map(first, _map(back, again[:, :2])), again[:, 2:] * scale], axis=1)
 
         kps = _map(first, face.kps.astype(np.float64))
         covered = occlusion(crop, points, again, kps)
         mean = (points + again) / 2
-        placed = np.concatenate([_map(cv2.invertAffineTransform(first), mean[:, :2]), mean[:, 2:] * side / self.CROP], 1)
+        placed = np.concatenate(
+            [_map(cv2.invertAffineTransform(first), mean[:, :2]), mean[:, 2:] * side / self.CROP], 1
+        )
         yaw, pitch, roll = euler(self._canonical.rotation(placed))
         return Landmarks(
             points=placed.astype(np.float32),
@@ -157,16 +158,6 @@ class FaceLandmarker:
         cos, sin = np.cos(-angle) * scale, np.sin(-angle) * scale
         linear = np.array([[cos, -sin], [sin, cos]])
         return np.concatenate([linear, (self.CROP / 2 - linear @ centre)[:, None]], axis=1)
-
-    def _crop(self, image: Image, matrix: Doubles) -> Image:
-        import cv2
-
-        size = self.CROP
-        if np.hypot(matrix[0, 0], matrix[1, 0]) >= 0.5:
-            return np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR), np.uint8)
-        # A linear warp skips pixels when it shrinks by more than two: sample twice as densely, then average.
-        double = cv2.warpAffine(image, matrix * 2, (2 * size, 2 * size), flags=cv2.INTER_LINEAR)
-        return np.asarray(cv2.resize(double, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
 
     def _look(self, crop: Image) -> tuple[Doubles, float]:
         """Landmarks (478, 3) in crop pixels, and presence [0, 1]."""

@@ -143,4 +143,4 @@ def _style_per_layer(model: Any) -> tuple[Any, list[Floats]]:
 
 def _to_image(array: npt.NDArray[np.float32]) -> Image:
     """Network output (3, H, W) in [-1, 1] to RGB uint8 (H, W, 3)."""
-    return np.clip((array.transpose(1, 2, 0) + 1.0) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip((array.transpose(1, 2, 0) + 1.0) * 127.5 + 0.5, 0, 255), np.uint8)

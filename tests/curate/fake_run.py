@@ -335,9 +335,19 @@ def _pairs(images: list[Row], carried: list[str], rng: random.Random) -> list[Ro
                 **{f"{s}_{c}": image.get(c) for s, image in (("a", a), ("b", b)) for c in carried},
             }  # fmt: skip
             if similarity < low:
-                row |= {"status": "rejected", "reason": "pair.similarity.low", "value": similarity, "threshold": f">= {low}"}
+                row |= {
+                    "status": "rejected",
+                    "reason": "pair.similarity.low",
+                    "value": similarity,
+                    "threshold": f">= {low}",
+                }
             elif similarity > 0.98:
-                row |= {"status": "rejected", "reason": "pair.similarity.high", "value": similarity, "threshold": "<= 0.98"}
+                row |= {
+                    "status": "rejected",
+                    "reason": "pair.similarity.high",
+                    "value": similarity,
+                    "threshold": "<= 0.98",
+                }
             elif row["d_yaw"] < 6:
                 row |= {"status": "rejected", "reason": "pair.difference", "value": row["d_yaw"], "threshold": ">= 6"}
             rows.append(row)

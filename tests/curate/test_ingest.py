@@ -69,6 +69,15 @@ def test_a_photo_is_named_by_its_bytes_and_stays_where_it_is(tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_name_that_is_no_text_is_no_obstacle(tmp_path: Path) -> None:
+    from idtool.media.paths import to_uri
+
+    path = media.photo(tmp_path / "a.jpg").rename(tmp_path / os.fsdecode(b"caf\xe9 %41.jpg"))
+    [row] = ingest([to_uri(path)], tmp_path)
+    assert outcome(row) == ("kept", None)
+    assert row["media"] == to_uri(path) != str(path)
+
+
 def test_the_size_is_that_of_the_picture_the_right_way_up(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import json
+import pickle
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from idtool.curate.measures import MEASURES
 from idtool.curate.measures.base import Measure
 from idtool.curate.registry import STEPS
-from idtool.engine.step import Settings, Step
+from idtool.engine.step import Binding, Env, RowStep, Settings, Step
 from idtool.errors import UsageError
 
 
@@ -37,13 +40,40 @@ def test_steps_and_measures_import_without_models_or_decoders() -> None:
     """Listing and planning must not wait for libraries that only workers need."""
     code = """
 import sys
+from typing import Any
 from idtool.curate.measures import MEASURES
 from idtool.curate.registry import STEPS
 for name in ("ingest", "frames", "measure", "gate", "dedup", "swap"):
     STEPS.get(name)
 dict(MEASURES.items())
 heavy = {"cv2", "onnxruntime", "av", "PIL", "ray", "pandas", "scipy", "openvino", "ai_edge_litert", "torch"}
-sys.exit(", ".join(sorted(heavy & set(sys.modules))))
+sys.exit(", ".join(sorted(heavy & set(sys.modules))) or 0)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+RECIPE: dict[str, dict[str, Any]] = {
+    "ingest": {"copy": "auto"},
+    "animate": {},
+    "inpaint": {},
+    "frames": {"fps": 20, "shot_threshold": 0.35, "quality": 95},
+    "gate": {"resolution": {"short_side": {"min": 768}}, "nsfw": {"nsfw": {"max": 0.5}}},
+    "dedup": {"exact": True, "perceptual": {"max_distance": 3, "origins": ["photo"]}},
+    "measure": {"measures": ["faces", "identity", "landmarks", "expression", "quality", "nsfw", "aesthetic"]},
+    "swap": {},
+}
+
+
+@pytest.mark.parametrize("name", list(RECIPE))
+def test_steps_take_the_recipe_and_travel_to_workers(name: str) -> None:
+    env = Env("offline", {"faces": (Binding("faces", "scrfd-500m"),)})
+    cls = STEPS.get(name)
+    step = cls(cls.Settings.model_validate(RECIPE[name]), env)
+    json.dumps(step.config())
+    if isinstance(step, RowStep) and not step.skip_reason():
+        for operator in step.operators():
+            again = pickle.loads(pickle.dumps(operator))  # noqa: S301 - our own bytes
+            assert again.config() == operator.config()
+            assert set(operator.writes.names) == set(step.writes({}).names)
+            json.dumps(operator.config())

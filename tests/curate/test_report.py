@@ -148,6 +148,37 @@ def test_histograms_hold_every_value_once_on_the_right_side_of_the_bound(run):
             assert chart["edges"][0] <= bound["value"] <= chart["edges"][-1]
 
 
+def test_measures_without_a_gate_are_drawn_too(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    opened = Run(tmp_path / "run")
+    del opened.entry("gate.2")["own"]["settings"]["exposure"]
+    opened.save(steps=opened.steps)
+    (chart,) = report_data(opened.path)["measured"]
+    assert chart["column"] == "brightness"
+    assert sum(chart["series"]["kept"]) == opened.entry("measure")["kept"]
+    assert "judged by no gate" in write_report(opened.path).read_text(encoding="utf-8")
+    assert report_data(run)["measured"] == []
+
+
+def test_pairings_that_store_examples_are_reported_with_their_exact_counts(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    opened = Run(tmp_path / "run")
+    entry = opened.entry("pair")
+    entry["statistics"] = {
+        "pairs": {"judged": 400, "allowed": 40, "rejected": {"pair.similarity.low": 300, "pair.difference": 60}}
+    }
+    entry["own"]["settings"]["branches"]["photos"]["similarity"] = {"min": None, "max": 0.98}
+    entry["own"]["bounds"] = {"frames.low": 0.8, "photos.low": 0.42}
+    opened.save(steps=opened.steps)
+    data = report_data(opened.path)
+    counts = {line["reason"]: (line["count"], line["share"]) for line in data["reasons"] if line["step"] == "pair"}
+    assert counts == {"pair.similarity.low": (300, 0.75), "pair.difference": (60, 0.15)}
+    assert next(line for line in data["funnel"] if line["name"] == "pair")["rejected"] == 360
+    photos = next(chart for chart in data["similarity"] if chart["branch"] == "photos")
+    assert [bound["value"] for bound in photos["bounds"]] == [0.42, 0.98]
+    assert {"step": "pair", "setting": "photos.low (in effect)", "value": 0.42} in data["thresholds"]
+
+
 def test_outliers_do_not_squeeze_a_histogram():
     values = np.concatenate([np.linspace(0, 1, 10_000), [1e9]])
     everything = pa.chunked_array([pa.array(np.ones(len(values), np.bool_))])
@@ -228,6 +259,7 @@ def test_words():
         "1 min 15 s",
         "3 h 1 min",
     ]
+    assert charts.number(18240.6) == "18\u2009241"
     assert charts.number(1234567) == "1\u2009234\u2009567"
     assert charts.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert charts.ticks(-0.5, 2.5, whole=True) == [0, 1, 2]

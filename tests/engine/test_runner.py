@@ -181,8 +181,7 @@ def test_table_steps_and_planning(tmp_path: Path) -> None:
     assert table.read(["total"]).to_pylist() == [{"total": sum(n * n for n in range(40))}]
     assert run.entry("total")["statistics"] == {"total": sum(n * n for n in range(40))}
     planned = plan_steps([square(power=5), steps[1]], KeptRows(tmp_path / "steps/00-sources/table").schema)
-    dirs = [run.step_dir(p.index, p.name) for p in planned]
-    states = state_of(planned, dirs, None)
+    states = state_of(planned, run.path, None)
     assert states[0] == ("run", "settings.power: 2 -> 5; operators[0].config.power: 2 -> 5")
     assert states[1][0] == "depends"
 

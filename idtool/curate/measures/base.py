@@ -69,6 +69,8 @@ class Measure(ABC):
     """Which of the models bound to the role: 0 the main one, 1 the second."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Columns that it needs, of measures in the same step or of steps before."""
+    uses: ClassVar[tuple[str, ...]] = ()
+    """Columns that it takes into account where they are there, and does without where they are not."""
     writes: ClassVar[pa.Schema]
 
     def __init__(self, binding: Binding | None = None) -> None:

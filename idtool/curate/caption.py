@@ -1,0 +1,221 @@
+"""The `caption` step: a person part and a background part for both images of a pair (DMID §4.1.2).
+
+The paper lets a vision-language model write them. Without one, a template states what was measured and nothing else:
+expression, direction of the head, eyes, mouth, framing, light. It guesses no age, gender or origin, and says that
+the background was not described.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from idtool.engine.operator import Operator, Row, map_rows
+from idtool.engine.step import Env, RowStep, Settings
+from idtool.errors import UsageError
+
+By = Literal["auto", "template", "captioner", "column"]
+ROLE = "captioner"
+SIDES = ("a", "b")
+USED = ("expression", "expression_p", "yaw", "pitch", "eyes_open", "mouth_open", "face_share", "brightness", "extra")
+
+WRITES = pa.schema(
+    [
+        *(
+            pa.field(f"{side}_{part}", pa.string(), metadata={"doc": f"{doc} of image {side}"})
+            for part, doc in (("caption", "description of the person"), ("background", "description of the background"))
+            for side in SIDES
+        ),
+        pa.field(
+            "caption_by",
+            pa.string(),
+            metadata={"doc": "template, column, column+template (one side each), or the name of a model"},
+        ),
+    ]
+)
+
+MOODS = {
+    "happy": ("a happy expression", "a smile"),
+    "surprise": ("a surprised expression", "a look of surprise"),
+    "sad": ("a sad expression", "a sad look"),
+    "anger": ("an angry expression", "an angry look"),
+    "disgust": ("a disgusted expression", "a look of disgust"),
+    "fear": ("a fearful expression", "a look of fear"),
+    "neutral": ("a neutral expression", "a calm, neutral look"),
+}
+OPENINGS = (
+    "A {framing} of a person{mood}",
+    "A person{mood}, in a {framing}",
+    "Photo of a person{mood}, {framing}",
+)
+
+
+class CaptionSettings(Settings):
+    by: By = "auto"
+    """`auto`: the captioner of the profile, else the template. `column`: `caption` or `text` of the manifest that
+    the images came with, else the template."""
+    expression_p: float = Field(default=0.6, ge=0, le=1)
+    """Least probability from which the expression is named."""
+
+
+class Caption(RowStep):
+    """Adds captions to pairs."""
+
+    kind = "caption"
+    Settings: ClassVar[type[Settings]] = CaptionSettings
+    summary = "describe the person and the background of both images"
+
+    settings: CaptionSettings
+
+    def __init__(self, settings: CaptionSettings, env: Env) -> None:
+        super().__init__(settings, env)
+
+    def reads(self, available: Mapping[str, pa.Field]) -> tuple[str, ...]:
+        """Nothing but the id is required: what was not measured is not said. MissingError or UsageError when a
+        captioner is asked for."""
+        if self.settings.by == ROLE:
+            model = self.env.require(ROLE).model
+            raise UsageError(
+                f"Captions by {model!r} (role {ROLE}) cannot be made: this version has no captioning models.",
+                "Set caption.by=template.",
+            )
+        return ("id",)
+
+    def writes(self, available: Mapping[str, pa.Field]) -> pa.Schema:
+        return WRITES
+
+    def notes(self) -> list[str]:
+        if self.settings.by != "auto":
+            return []
+        if self.env.has(ROLE):
+            model = self.env.require(ROLE).model
+            return [f"captions come from the template: role {ROLE} is bound to {model}, which this version cannot run"]
+        return [f"captions come from the template: needs role {ROLE}; profile {self.env.profile!r} binds none"]
+
+    def operators(self) -> list[Operator]:
+        return [TemplateCaptions(self.settings)]
+
+
+class TemplateCaptions(Operator):
+    """Captions from measured columns. The wording varies with the id of the pair, never the content."""
+
+    version = 1
+    reads = ("id",)
+    writes = WRITES
+
+    def __init__(self, settings: CaptionSettings) -> None:
+        self.settings = settings
+
+    def config(self) -> dict[str, Any]:
+        return self.settings.model_dump(mode="json")
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        names = ["id", *(f"{side}_{name}" for side in SIDES for name in USED)]
+        narrow = batch.select([name for name in names if name in batch.column_names])
+        made = map_rows(narrow, self._row, WRITES)
+        for name in (*WRITES.names, *(n for n in made.column_names if n not in batch.column_names)):
+            field = made.schema.field(name)
+            position = batch.schema.get_field_index(name)
+            batch = (
+                batch.append_column(field, made[name])
+                if position < 0
+                else batch.set_column(position, field, made[name])
+            )
+        return batch
+
+    def _row(self, row: Row) -> Row:
+        out: Row = {}
+        sources = []
+        for side in SIDES:
+            facts = {name: row.get(f"{side}_{name}") for name in USED}
+            given = given_caption(facts["extra"]) if self.settings.by == "column" else None
+            sources.append("column" if given else "template")
+            out[f"{side}_caption"] = given or person(facts, f"{row['id']}/{side}", self.settings.expression_p)
+            out[f"{side}_background"] = background(facts)
+        out["caption_by"] = "+".join(sorted(set(sources)))
+        return out
+
+
+def given_caption(extra: str | None) -> str | None:
+    """`caption` or `text` among the further columns of the manifest (a JSON object), or None."""
+    try:
+        columns = json.loads(extra or "{}")
+    except ValueError:
+        return None
+    if not isinstance(columns, dict):
+        return None
+    found = next((columns[key] for key in ("caption", "text") if isinstance(columns.get(key), str)), "")
+    return " ".join(found.split()) or None
+
+
+def person(facts: Mapping[str, Any], seed: str, least: float) -> str:
+    """One sentence or two on the person. `facts`: the measured columns of one image, None where not known."""
+    draw = hashlib.sha256(seed.encode()).digest()
+    mood = MOODS.get(facts.get("expression") or "")
+    sure = mood is not None and (facts.get("expression_p") or 0.0) >= least
+    opening = OPENINGS[draw[0] % len(OPENINGS)].format(
+        framing=_framing(facts.get("face_share")),
+        mood=f" with {mood[draw[1] % len(mood)]}" if mood is not None and sure else "",
+    )
+    details = [part for part in (_direction(facts.get("yaw"), facts.get("pitch")), _eyes(facts), _mouth(facts)) if part]
+    return f"{opening}; {', '.join(details)}." if details else f"{opening}."
+
+
+def background(facts: Mapping[str, Any]) -> str:
+    """What is known of the background: the light of the picture, and that nothing else was described."""
+    light = _light(facts.get("brightness"))
+    return (
+        f"{light}; background not described (template caption)."
+        if light
+        else "Background not described (template caption)."
+    )
+
+
+def _framing(share: float | None) -> str:
+    """From the share of the frame that the face box takes."""
+    if share is None:
+        return "portrait"
+    if share >= 0.3:
+        return "close-up portrait"
+    if share >= 0.1:
+        return "head-and-shoulders portrait"
+    return "half-length portrait" if share >= 0.03 else "wide shot"
+
+
+def _direction(yaw: float | None, pitch: float | None) -> str:
+    """Positive yaw: turned to the right of the picture; positive pitch: up. Degrees."""
+    words = []
+    if yaw is not None:
+        amount = abs(yaw)
+        side = "right" if yaw > 0 else "left"
+        if amount >= 45:
+            words.append(f"head in profile to the {side} of the picture")
+        elif amount >= 12:
+            words.append(f"head turned {'slightly ' if amount < 25 else ''}to the {side} of the picture")
+    if pitch is not None and abs(pitch) >= 15:
+        words.append(f"{'chin raised' if pitch > 0 else 'head lowered'}")
+    if yaw is not None and pitch is not None and not words:
+        return "facing the camera"
+    return " and ".join(words)
+
+
+def _eyes(facts: Mapping[str, Any]) -> str:
+    value = facts.get("eyes_open")
+    return "eyes closed" if value is not None and value < 0.2 else ""
+
+
+def _mouth(facts: Mapping[str, Any]) -> str:
+    value = facts.get("mouth_open")
+    return "mouth open" if value is not None and value > 0.4 else ""
+
+
+def _light(brightness: float | None) -> str:
+    """From mean luma in [0, 1]."""
+    if brightness is None:
+        return ""
+    return "Dark picture" if brightness < 0.25 else "Bright picture" if brightness > 0.7 else "Evenly lit picture"
