@@ -29,7 +29,7 @@ Announce = Callable[[str], None]
 
 VERSION = 1
 """Raised whenever the same seed gives other files."""
-STREAM = 5
+STREAM = 18
 """Which random people there are; chosen by looking, so that those of seed 0 are adults of several kinds."""
 FRAMES, FPS = 12, 10
 PSI = 0.6
@@ -43,16 +43,17 @@ VARIANTS: tuple[tuple[dict[int, float], float], ...] = (
     ({HAIR: -1.4, PITCH: -1.6}, 0.65),
 )
 """Portraits after the first: amounts along directions, and the share of another style in the fine layers."""
-WALK_SAME, PORTRAIT_SAME, DIFFERENT = 0.81, 0.5, 0.28
-"""Cosines of ArcFace MobileFaceNet: at least, between the ends of a walk and between portraits of a person; at most,
-between people."""
+WALK_SAME, PORTRAIT_SAME = 0.81, 0.5
+"""Cosines of ArcFace MobileFaceNet, at least, between the ends of a walk and between the portraits of a person."""
+DIFFERENT, CHANGED_DIFFERENT = 0.22, 0.32
+"""The same, at most, between people as they are, and between their changed portraits and walks."""
 TURNED = 0.15
 """Nose off the middle of the eyes, as a share of their distance, up to which a face can be turned to both sides."""
 
 
 def settings() -> list[object]:
     """All that the pictures depend on besides the networks, the number of people and the seed."""
-    limits = [WALK_SAME, PORTRAIT_SAME, DIFFERENT, TURNED]
+    limits = [WALK_SAME, PORTRAIT_SAME, DIFFERENT, CHANGED_DIFFERENT, TURNED]
     return [VERSION, STREAM, FRAMES, FPS, PSI, WALK, str(VARIANTS), *limits]
 
 
@@ -87,13 +88,17 @@ class Maker:
         """Write everything below `folder`; (relative path, identity) of each file."""
         rows: list[tuple[str, str]] = []
         everyone = self._people(count)
+        known = {person.number: [person.first] for person in everyone}
         for index, person in enumerate(everyone):
             label = f"person_{index + 1:02d}"
             self.say(f"Sample: {label} of {count}, {FRAMES} frames and {1 + len(VARIANTS)} portraits.")
             home = folder / "people" / label
             home.mkdir(parents=True)
-            write_mp4(home / "walk.mp4", self._walk(person), FPS)
-            portraits = self._portraits(person)
+            others = [seen for number, views in known.items() if number != person.number for seen in views]
+            frames, ends = self._walk(person, others)
+            write_mp4(home / "walk.mp4", frames, FPS)
+            portraits = self._portraits(person, others)
+            known[person.number] = portraits + ends
             for position, seen in enumerate(portraits):
                 _write(home / f"portrait_{position + 1}.png", seen.image)
             self._spoil(index, home, portraits)
@@ -112,28 +117,26 @@ class Maker:
                 seen = self._look(image)
                 if seen is None or _turned(seen.face) > TURNED:
                     continue
-                if any(float(seen.embedding @ p.first.embedding) > DIFFERENT for p in found):
+                if any(_cosine(seen, person.first) > DIFFERENT for person in found):
                     continue
                 found.append(_Person(styles[number - start], number, seen))
                 if len(found) == count:
                     return found
         raise RunFailed(f"Only {len(found)} of {count} synthetic people could be told apart.", "Ask for fewer people.")
 
-    def _walk(self, person: _Person) -> list[Image]:
-        """Frames of a head that turns from one side to the other and smiles on the way."""
-        ends: list[Image] = []
-        path: list[Floats] = []
+    def _walk(self, person: _Person, others: Sequence[_Seen]) -> tuple[list[Image], list[_Seen]]:
+        """Frames of a head that turns from one side to the other and smiles on the way; and its two ends."""
+        times = np.linspace(0.0, 1.0, FRAMES)
         for amount in WALK:
-            times = np.linspace(0.0, 1.0, FRAMES)
             moves = [{YAW: -amount * np.cos(np.pi * t), SMILE: -0.8 * amount * np.sin(np.pi * t)} for t in times]
             path = [self._moved(person.style, move) for move in moves]
-            ends = self.network.render([path[0], path[-1]])
-            seen = [self._look(image) for image in ends]
-            if all(seen) and _cosine(seen[0], seen[1]) >= WALK_SAME:
+            images = self.network.render([path[0], path[-1]])
+            ends = [seen for seen in map(self._look, images) if seen is not None]
+            if len(ends) == 2 and _cosine(*ends) >= WALK_SAME and _apart(ends, others):
                 break
-        return [ends[0], *self.network.render(path[1:-1]), ends[1]]
+        return [images[0], *self.network.render(path[1:-1]), images[1]], ends
 
-    def _portraits(self, person: _Person) -> list[_Seen]:
+    def _portraits(self, person: _Person, others: Sequence[_Seen]) -> list[_Seen]:
         """The person as they are, then each variant as strong as the identity bears."""
         portraits = [person.first]
         for position, (moves, mix) in enumerate(VARIANTS):
@@ -143,7 +146,9 @@ class Maker:
                 fine = layered[self.network.FINE]
                 layered[self.network.FINE] = fine + strength * mix * (other - fine)
                 seen = self._look(self.network.render([layered])[0])
-                if seen is not None and all(_cosine(seen, earlier) >= PORTRAIT_SAME for earlier in portraits):
+                if seen is None or not _apart([seen], others):
+                    continue
+                if all(_cosine(seen, earlier) >= PORTRAIT_SAME for earlier in portraits):
                     portraits.append(seen)
                     break
         return portraits
@@ -192,8 +197,13 @@ def _turned(face: Face) -> float:
     return abs(float((nose - (left + right) / 2) @ line / (line @ line)))
 
 
-def _cosine(a: _Seen | None, b: _Seen | None) -> float:
-    return -1.0 if a is None or b is None else float(a.embedding @ b.embedding)
+def _cosine(a: _Seen, b: _Seen) -> float:
+    return float(a.embedding @ b.embedding)
+
+
+def _apart(views: Sequence[_Seen], others: Sequence[_Seen]) -> bool:
+    """Whether the face network takes none of the views for one of the others."""
+    return all(_cosine(view, other) <= CHANGED_DIFFERENT for view in views for other in others)
 
 
 def _sunglasses(seen: _Seen) -> Image:
