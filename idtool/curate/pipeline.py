@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from idtool.curate.profiles import choose_device, choose_profile
 from idtool.curate.registry import STEPS
 from idtool.curate.report import write_report
 from idtool.curate.request import CurateRequest
-from idtool.curate.sample import make_sample
+from idtool.curate.sample import make_sample, sample_folder
 from idtool.engine.commit import sorted_batches
 from idtool.engine.executor import Executor
 from idtool.engine.fingerprint import IdDigest, fingerprint
@@ -73,7 +74,7 @@ def prepare(request: CurateRequest) -> Prepared:
 def plan(request: CurateRequest) -> dict[str, Any]:
     """What `curate` would do: every step with what it reads and writes, whether it is done, and why not."""
     prepared = prepare(request)
-    states = state_of(prepared.planned, request.run_dir, None)
+    states = state_of(prepared.planned, request.run_dir, _known_sources(request))
     return {
         "recipe": prepared.recipe.recipe,
         "source": prepared.recipe.source,
@@ -98,6 +99,19 @@ def plan(request: CurateRequest) -> dict[str, Any]:
     }
 
 
+def _known_sources(request: CurateRequest) -> Upstream | None:
+    """What the listing of the inputs would be, or None while the built-in sample is not made."""
+    inputs = list(request.inputs)
+    if not inputs and (folder := sample_folder(cache_dir() / "sample", seed=request.seed)).is_dir():
+        inputs = [str(folder / "manifest.csv")]
+    if not inputs:
+        return None
+    sources = _Sources(inputs, request.limit)
+    for _ in sources:
+        pass
+    return sources.upstream
+
+
 def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
     """Run a recipe from its sources to its data set and report; returns the summary of the run.
 
@@ -108,8 +122,11 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
     with Run.create(request.run_dir) as run, _clean_stop(request), contextlib.redirect_stdout(sys.stderr):
         progress.log_to(run.path / "log.jsonl")
         inputs = list(request.inputs) or [_sample(request.seed, progress)]
-        sources, upstream = _list(run, inputs, request.limit)
+        listing = _Sources(inputs, request.limit)
+        sources = listing.write(run.step_dir(0, "sources"))
         rows = sources.rows
+        if left_out := listing.left_out():
+            progress.note(f"left out of the inputs: {left_out}")
         executor = _executor(request, rows)
         run.save(
             recipe=prepared.recipe.recipe,
@@ -122,6 +139,7 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
             inputs=[_without_secrets(value) for value in inputs],
             sample=not request.inputs,
             sources=rows,
+            left_out=dict(listing.listing.skipped),
             engine=executor.name,
             command=resume_command(),
         )
@@ -130,7 +148,7 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
         options = Options(retry_errors=request.only == "errors")
         try:
             runner = Runner(run, executor, context, progress, options, _describe)
-            runner.execute(prepared.planned, sources, upstream)
+            runner.execute(prepared.planned, sources, listing.upstream)
         except QualityError:
             write_report(run.path)
             raise
@@ -163,29 +181,40 @@ def _sample(seed: int, progress: Reporter) -> str:
     return str(make_sample(cache_dir() / "sample", seed=seed, announce=progress.note) / "manifest.csv")
 
 
-def _list(run: Run, inputs: Sequence[str], limit: int | None) -> tuple[Table, Upstream]:
-    """List the sources into the run's first table, by id. Its digest covers sizes and times of change, so that a
-    file that changed in place is read again."""
-    digest = IdDigest()
+class _Sources:
+    """The listing of some inputs. Once read through, `upstream` tells it from any other: its digest covers sizes and
+    times of change, so that a file that changed in place is read again."""
 
-    def rows() -> Iterator[pa.Table]:
-        batch: list[dict[str, Any]] = []
-        for row in list_sources(inputs, limit=limit):
-            digest.update([f"{row['id']} {_stamp(row['uri'])} {fingerprint(row)}"])
-            batch.append({**row, "status": KEPT})
-            if len(batch) == 4096:
-                yield pa.Table.from_pylist(batch, schema=SOURCES_SCHEMA)
-                batch = []
-        if batch:
+    def __init__(self, inputs: Sequence[str], limit: int | None) -> None:
+        self.listing = list_sources(inputs, limit=limit)
+        self._digest = IdDigest()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self.listing:
+            self._digest.update([f"{row['id']} {_stamp(row['uri'])} {fingerprint(row)}"])
+            yield row
+
+    @property
+    def upstream(self) -> Upstream:
+        return Upstream("sources", self._digest.hexdigest())
+
+    def batches(self, size: int = 4096) -> Iterator[pa.Table]:
+        rows = iter(self)
+        while batch := [{**row, "status": KEPT} for row in islice(rows, size)]:
             yield pa.Table.from_pylist(batch, schema=SOURCES_SCHEMA)
 
-    folder = run.step_dir(0, "sources")
-    unsorted = write_table(folder / "unsorted", rows(), SOURCES_SCHEMA)
-    table = write_table(
-        folder / "table", sorted_batches(unsorted.files, SOURCES_SCHEMA, folder / "spool"), SOURCES_SCHEMA
-    )
-    shutil.rmtree(unsorted.path)
-    return KeptRows(table.path), Upstream("sources", digest.hexdigest())
+    def write(self, folder: Path) -> Table:
+        """The listing as the run's first table, by id."""
+        unsorted = write_table(folder / "unsorted", self.batches(), SOURCES_SCHEMA)
+        ordered = sorted_batches(unsorted.files, SOURCES_SCHEMA, folder / "spool")
+        table = write_table(folder / "table", ordered, SOURCES_SCHEMA)
+        shutil.rmtree(unsorted.path)
+        return KeptRows(table.path)
+
+    def left_out(self) -> str | None:
+        """What the listing passed over, in words, or None."""
+        skipped = self.listing.skipped.most_common()
+        return ", ".join(f"{number} {what}" for what, number in skipped) or None
 
 
 def _describe(binding: Binding) -> dict[str, Any]:

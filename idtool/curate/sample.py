@@ -23,6 +23,12 @@ LICENCE = "made with MobileStyleGAN weights, Apache-2.0 (learned from FFHQ photo
 CONSENT = "not applicable: synthetic person"
 
 
+def sample_folder(out: Path, *, people: int = 5, seed: int = 0) -> Path:
+    """Where `make_sample` puts, or has put, the sample of these settings."""
+    recipe = json.dumps([MobileStyleGan.fingerprint(), settings(), people, seed], sort_keys=True)
+    return out / hashlib.sha256(recipe.encode()).hexdigest()[:16]
+
+
 def make_sample(out: Path, *, people: int = 5, seed: int = 0, announce: Announce | None = None) -> Path:
     """The folder `<out>/<key>` with the sample, made unless it is there: `manifest.csv` and `people/person_01/…`.
 
@@ -34,8 +40,7 @@ def make_sample(out: Path, *, people: int = 5, seed: int = 0, announce: Announce
     if people < 2:
         raise UsageError(f"The sample needs at least 2 people, not {people}.", "Ask for more people.")
     say = announce or (lambda message: None)
-    recipe = json.dumps([MobileStyleGan.fingerprint(), settings(), people, seed], sort_keys=True)
-    folder = out / hashlib.sha256(recipe.encode()).hexdigest()[:16]
+    folder = sample_folder(out, people=people, seed=seed)
     if _complete(folder):
         return folder
     out.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from idtool.models import runtime, weights
 from idtool.models.crops import warp
 from idtool.models.face_geometry import CanonicalFace, euler
 from idtool.models.faces import Face
-from idtool.models.occlusion import Occlusion, occlusion
+from idtool.models.occlusion import SETTINGS, Occlusion, occlusion
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -115,6 +115,7 @@ class FaceLandmarker:
             "sha256": weights.sha256(self.name),
             "preprocessing": f"box x {self.MARGIN}, eyes level, {self.CROP} px, RGB / 255, mean of two crops",
             "second_look": list(self.SECOND_LOOK),
+            "occlusion": list(SETTINGS),
             **runtime.versions("ai-edge-litert", "opencv-python-headless", "numpy"),
         }
 

@@ -2,14 +2,15 @@
 
 - *unsettled mesh*: under a mask, a hand or an object, the landmark network invents what it cannot see. Its points
   then move when the crop is shifted a little, and they disagree with the detector's own five points.
-- *dark or flat eyes*: an uncovered eye has a bright sclera beside a dark iris; sunglasses leave no such contrast.
+- *flat eyes*: an open eye has a bright sclera beside a dark iris; sunglasses leave neither eye such a contrast.
 - *two-coloured face*: the colour of the lower face is far from that of the forehead and eye surrounds (masks).
 
 Calibrated on 122 real photos (fixtures) and on the same photos with a painted surgical mask, sunglasses, a
-skin-coloured hand, and a textured object over a quarter of the face. Figures are in `tests/models/test_landmarks.py`.
-Missed by design: hands and hair of the face's own colour and texture that leave eyes and mouth free, thin objects,
-microphones below the chin, clear glasses (allowed). Colour is judged within one face only, so skin tone does not
-matter; lip redness was tried and dropped, because it fails for dark skin.
+skin-coloured hand, and a textured object over a quarter of the face: area under the ROC curve .957; at .5, 2 % of
+the clean photos are called covered, and 98 % of the masks and of the sunglasses, 78 % of the objects and 51 % of the
+hands are found. A scream may be called covered. Missed by design: hands and hair of the face's own colour that leave
+eyes and mouth free, thin objects, microphones below the chin, clear glasses (allowed). Colour is judged within one
+face only, so skin tone does not matter; lip redness was tried and dropped, because it fails for dark skin.
 """
 
 from __future__ import annotations
@@ -40,10 +41,23 @@ _LIGHTNESS = 0.3
 """Lightness counts less than hue, or every shadow would be an occluder."""
 _MESH_LIMIT, _MESH_SOFTNESS = 0.020, 0.22
 """Share of the face's size, and width of the transition in log units."""
-_EYE_LIMIT, _EYE_SOFTNESS = 18.0, 5.0
-"""L* units."""
+_EYE_LIMIT, _EYE_SOFTNESS = 0.70, 0.10
+"""Spread of lightness over mean lightness."""
+_EYE_BLACK = 10.0
+"""L* units added to the mean, or the noise of a black lens would look like contrast."""
 _COLOUR_LIMIT, _COLOUR_SOFTNESS = 12.0, 0.3
 """Weighted Lab distance, and width of the transition in log units."""
+SETTINGS = (
+    _LIGHTNESS,
+    _MESH_LIMIT,
+    _MESH_SOFTNESS,
+    _EYE_LIMIT,
+    _EYE_SOFTNESS,
+    _EYE_BLACK,
+    _COLOUR_LIMIT,
+    _COLOUR_SOFTNESS,
+)
+"""All that the cue depends on besides the landmarks, for fingerprints."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ def occlusion(crop: npt.NDArray[np.uint8], points: Doubles, again: Doubles, kps:
     mesh = np.log(np.sqrt(jitter * apart) + 1e-9) - np.log(_MESH_LIMIT)
 
     lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    contrast = min(_eye_contrast(lab[..., 0], points[list(eye), :2]) for eye in EYES)
+    contrast = max(_eye_contrast(lab[..., 0], points[list(eye), :2]) for eye in EYES)
 
     smooth = cv2.cvtColor(cv2.GaussianBlur(crop, (0, 0), 2).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     at = np.clip(points[:, :2].round().astype(int), 0, crop.shape[0] - 1)
@@ -95,13 +109,19 @@ def occlusion(crop: npt.NDArray[np.uint8], points: Doubles, again: Doubles, kps:
 
 
 def _eye_contrast(lightness: npt.NDArray[np.float32], outline: Doubles) -> float:
-    """Spread of lightness (L* units, 5th to 95th percentile) inside the outline of an eye."""
+    """Spread of lightness (5th to 95th percentile) over its mean inside the outline of an eye: 0.8 to 4 when open.
+
+    Relative, because an eye in deep shadow keeps its pattern and loses only light.
+    """
     import cv2
 
     inside = np.zeros(lightness.shape, np.uint8)
     cv2.fillConvexPoly(inside, cv2.convexHull(outline.round().astype(np.int32)), 1)
     values = lightness[inside > 0]
-    return float(np.percentile(values, 95) - np.percentile(values, 5)) if len(values) else 0.0
+    if len(values) == 0:
+        return 0.0
+    low, high = np.percentile(values, [5, 95])
+    return float((high - low) / (values.mean() + _EYE_BLACK))
 
 
 def _sigmoid(x: float) -> float:
