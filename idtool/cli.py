@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -65,4 +67,8 @@ app.command("export")(inspect.export)
 
 def main() -> None:
     """The console script `idtool`."""
+    # A file name or a tick that the terminal's encoding lacks must not end a run.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="idtool")

@@ -5,6 +5,7 @@ Everything here goes to standard error: standard output belongs to results.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -147,8 +148,10 @@ class PlainReporter(_Reporter):
         self._last_time, self._last_done = 0.0, 0
 
     def _line(self, text: str) -> None:
-        self.out.write(text + "\n")
-        self.out.flush()
+        # Whoever watched may have gone (`2>&1 | head`); the work goes on, and log.jsonl has it all.
+        with contextlib.suppress(BrokenPipeError):
+            self.out.write(text + "\n")
+            self.out.flush()
 
     def show_start(self, step: _Step) -> None:
         self._last_time, self._last_done = step.started, 0

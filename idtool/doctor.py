@@ -217,31 +217,32 @@ def _weights() -> Iterator[Check]:
 
 def _index() -> Check:
     """Whether the package index, as pip or uv are configured, answers for one small package."""
-    import ssl
     import urllib.error
     import urllib.parse
-    import urllib.request
+    from http.client import HTTPException
 
     from idtool.models.catalog import catalogue
+    from idtool.models.index import open_url
     from idtool.models.index_settings import settings
 
     where = settings()
     pages = where.pages(next(iter(catalogue().values())).archive.package)
     if not pages:
         return Check("package index", "warn", "pip is configured to use none", "Give weights with --models-dir.")
-    parts = urllib.parse.urlsplit(pages[0])
-    if parts.scheme not in ("http", "https"):
-        return Check("package index", "ok", "a local folder")
-    host = parts.hostname
+    host: str | None = "its address"
     try:
-        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        trusted = ssl.create_default_context(cafile=where.certificates) if parts.scheme == "https" else None
-        with urllib.request.urlopen(bare, timeout=10, context=trusted):  # noqa: S310 - the scheme is checked above
+        parts = urllib.parse.urlsplit(pages[0])
+        if parts.scheme not in ("http", "https"):
+            return Check("package index", "ok", "a local folder")
+        host = parts.hostname
+        with open_url(pages[0], where, timeout=10):
             return Check("package index", "ok", f"{host} answers")
     except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return Check("package index", "ok", f"{host} answers (and asks for a login)")
-        return Check("package index", "warn", f"{host}: HTTP {error.code}", "Check the index that pip or uv uses.")
-    except OSError as error:
+        login = "It refuses the login that pip or uv is configured with, or wants one."
+        advice = login if error.code in (401, 403) else "Check the index that pip or uv uses."
+        return Check("package index", "warn", f"{host}: HTTP {error.code}", advice)
+    except ValueError:  # the text of such an error repeats the address, which may hold a password
+        return Check("package index", "warn", f"{host} cannot be read", "Check the index that pip or uv uses.")
+    except (OSError, HTTPException) as error:
         advice = "Check the network, or give weights with --models-dir."
         return Check("package index", "warn", f"{host} does not answer: {error}", advice)

@@ -79,6 +79,8 @@ def parse(text: str, name: str) -> Source:
         raise UsageError(f"{place}: not valid YAML: {why}.", "Check indentation, colons and quotes there.") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{name}: not valid YAML: {error}.", "Is it a text file in UTF-8?") from error
+    except RecursionError:
+        raise UsageError(f"{name}: not valid YAML: nested too deeply.") from None
     finally:
         loader.dispose()
     return source
@@ -108,7 +110,10 @@ class _Reader:
                     self._mark((*path, number), child)
                     items.append(self.value(child, (*path, number)))
                 return items
-            return self.loader.construct_object(node)
+            try:
+                return self.loader.construct_object(node)
+            except ValueError as error:  # looks like a date or a number and is none, such as 2024-13-45
+                raise yaml.MarkedYAMLError(None, None, f"{node.value!r}: {error}", node.start_mark) from error
         finally:
             self.open.pop()
 

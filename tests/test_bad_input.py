@@ -74,7 +74,7 @@ def test_a_folder_of_oddities(tmp_path: Path) -> None:
     assert {name for name in kept if found[name][0] == "kept"} == kept, found
     assert found["truncated.jpg"] == ("rejected", "truncated")
     assert found["zero.jpg"][0] == found["text.jpg"][0] == found["bomb.png"][0] == "rejected"
-    assert found["bomb.png"][1] == "too_large"
+    assert found["bomb.png"][1] == "too_large.pixels"
     assert found["dot.png"] == ("rejected", "resolution.short_side")
     assert len(found) == 13, sorted(found)
     rows = {row["name"]: row for row in Run(tmp_path / "run").step_table("ingest").read().to_pylist()}

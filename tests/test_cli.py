@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from idtool import __version__
 from idtool.cli import app
+from idtool.commands.shared import emit
 from idtool.curate.request import CurateRequest
 from idtool.errors import IdtoolError, Interrupted, MissingError, QualityError, RunFailed, UsageError
 
@@ -424,3 +425,49 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=HERE, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("{", "", 0)
+
+
+@pytest.mark.parametrize("options", [["list"], ["list", "--json"], ["--help"]])
+def test_a_reader_that_goes_away_at_once_is_no_error(options: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as gone:
+        command = [sys.executable, "-m", "idtool", "recipes", *options]
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, env=HERE, check=False)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+    if options != ["--help"]:
+        assert done.returncode == 0
+
+
+def test_output_survives_an_encoding_without_the_letters(tmp_path: Path) -> None:
+    env = {**HERE, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "idtool", "init", os.fsencode(tmp_path) + "/\u00e9\U0001f600".encode() + b"\xff"]
+    plain = subprocess.run(command, capture_output=True, env=env, check=True)
+    assert plain.stderr == b""
+    as_json = subprocess.run([*command, "--force", "--json"], capture_output=True, env=env, check=True)
+    assert "\u00e9\U0001f600\udcff" in json.loads(as_json.stdout)["written"][0]
+
+
+def test_json_has_no_numbers_that_json_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    emit({"a": [float("nan"), 1.5], "b": {"c": float("-inf")}}, True, print)
+    assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5], "b": {"c": None}}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "idtool: No space left on device.\n"),
+        (PermissionError(13, "Permission denied", "/x/y"), "idtool: /x/y: Permission denied.\n"),
+        (ConnectionError("the bucket is gone"), "idtool: the bucket is gone.\n"),
+    ],
+)
+def test_a_failing_disk_or_network_is_a_sentence(monkeypatch: pytest.MonkeyPatch, error: OSError, said: str) -> None:
+    from idtool import doctor
+
+    def fail(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(doctor, "examine", fail)
+    result = CliRunner().invoke(app, ["doctor"])
+    assert (result.exit_code, result.stderr) == (1, said)

@@ -233,6 +233,8 @@ def test_no_more_than_ten_problems_are_told(steps: Steps, tmp_path: Path) -> Non
         ("", "mine.yaml: expected the keys version, auto, profiles, recipes, found none."),
         ("- 1\n", "mine.yaml:1: expected the keys"),
         ("a: &x [*x]\n", "aliases unfold without end"),
+        ("a: 1\nb: 2024-13-45\n", "mine.yaml:2:4: not valid YAML: '2024-13-45'"),
+        ("[" * 5000, "nested too deeply"),
         ("? [1, 2]\n: 3\n", "a key must be a plain name"),
         ("a: !!python/object/apply:os.system [true]\n", "not valid YAML"),
     ],

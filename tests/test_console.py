@@ -151,3 +151,14 @@ def test_no_live_progress_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_reader_that_goes_away_does_not_stop_the_work() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    clock = Clock()
+    reporter = PlainReporter(Gone(), clock)
+    drive(reporter, clock)
+    assert reporter.step is None

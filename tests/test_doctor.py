@@ -162,3 +162,13 @@ def test_cuda_is_what_the_driver_lists(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert find_cuda() == found
     find_cuda.cache_clear()
+
+
+@pytest.mark.parametrize("address", ["http://me@[s3cret@host/simple", "https://me:s3cret@host:port/simple"])
+def test_index_with_an_unreadable_address_warns_and_shows_no_password(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", address)
+    check = doctor._index()
+    assert check.status == "warn"
+    assert "s3cret" not in check.found + check.advice

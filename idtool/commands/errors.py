@@ -23,11 +23,13 @@ class Commands(TyperGroup):
             _tell(error, error, ctx.obj)
         except KeyboardInterrupt as error:
             _tell(Interrupted("Stopped.", "The same command goes on where it stopped."), error, ctx.obj)
+        except BrokenPipeError:  # whoever read our output went away; the parser's own handling ends the program
+            raise
         except OSError as error:
-            # A file or folder that cannot be used, met where no better sentence was at hand.
-            if error.filename is None or error.strerror is None:
-                raise
-            _tell(RunFailed(f"{error.filename}: {error.strerror}."), error, ctx.obj)
+            # A file, a disk or a network that cannot be used, met where no better sentence was at hand.
+            what = error.strerror or str(error) or type(error).__name__
+            where = "" if error.filename is None else f"{error.filename}: "
+            _tell(RunFailed(f"{where}{what}."), error, ctx.obj)
 
 
 def _tell(shown: IdtoolError, cause: BaseException, verbosity: Verbosity | None) -> None:

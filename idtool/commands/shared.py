@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +16,9 @@ import typer
 
 if TYPE_CHECKING:
     from idtool.config import ConfigFile
+
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,26 @@ def emit(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:
     error."""
     try:
         if as_json:
-            sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False, default=str) + "\n")
+            plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+            text = json.dumps(_finite(result), indent=2, ensure_ascii=plain, allow_nan=False, default=str)
+            # A file name that is no UTF-8 is held in half characters, which JSON can write as escapes only.
+            sys.stdout.write(_HALF.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
         else:
             show(result)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # What is still buffered goes nowhere, or Python would complain when it flushes at its end.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for what JSON has no number for: NaN and infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

@@ -17,9 +17,14 @@ MARKS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bo
 STATES = {"done": "green", "run": "yellow", "skipped": "dim", "depends": "cyan", "failed": "bold red"}
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # as a plain write does; Rich would exit 1, which says that the command failed
+
+
 def _console() -> Console:
     # Off a terminal nothing is cut: a log or a pipe has no width.
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 200, soft_wrap=False)
+    return _Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 200, soft_wrap=False)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[str] = ()) -> Table:

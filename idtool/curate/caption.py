@@ -27,8 +27,8 @@ USED = ("expression", "expression_p", "yaw", "pitch", "eyes_open", "mouth_open",
 WRITES = pa.schema(
     [
         *(
-            pa.field(f"{side}_{part}", pa.string(), metadata={"doc": f"{doc} of image {side}"})
-            for part, doc in (("caption", "description of the person"), ("background", "description of the background"))
+            pa.field(f"{side}_{part}", pa.string(), metadata={"doc": doc})
+            for part, doc in (("caption", "the person, in words"), ("background", "the background, in words"))
             for side in SIDES
         ),
         pa.field(
@@ -46,8 +46,10 @@ MOODS = {
     "anger": ("an angry expression", "an angry look"),
     "disgust": ("a disgusted expression", "a look of disgust"),
     "fear": ("a fearful expression", "a look of fear"),
-    "neutral": ("a neutral expression", "a calm, neutral look"),
+    "neutral": ("a neutral expression", "a neutral look"),
 }
+LEVEL_PITCH = -7.5
+"""Degrees that portraits at eye level read (see measure `landmarks`: -5 to -10)."""
 OPENINGS = (
     "A {framing} of a person{mood}",
     "A person{mood}, in a {framing}",
@@ -104,7 +106,7 @@ class Caption(RowStep):
 class TemplateCaptions(Operator):
     """Captions from measured columns. The wording varies with the id of the pair, never the content."""
 
-    version = 1
+    version = 2
     reads = ("id",)
     writes = WRITES
 
@@ -194,11 +196,11 @@ def _direction(yaw: float | None, pitch: float | None) -> str:
         amount = abs(yaw)
         side = "right" if yaw > 0 else "left"
         if amount >= 45:
-            words.append(f"head in profile to the {side} of the picture")
+            words.append(f"head turned far to the {side} of the picture")
         elif amount >= 12:
             words.append(f"head turned {'slightly ' if amount < 25 else ''}to the {side} of the picture")
-    if pitch is not None and abs(pitch) >= 15:
-        words.append(f"{'chin raised' if pitch > 0 else 'head lowered'}")
+    if pitch is not None and abs(pitch - LEVEL_PITCH) >= 15:
+        words.append("chin raised" if pitch > LEVEL_PITCH else "head lowered")
     if yaw is not None and pitch is not None and not words:
         return "facing the camera"
     return " and ".join(words)
@@ -218,4 +220,6 @@ def _light(brightness: float | None) -> str:
     """From mean luma in [0, 1]."""
     if brightness is None:
         return ""
-    return "Dark picture" if brightness < 0.25 else "Bright picture" if brightness > 0.7 else "Evenly lit picture"
+    if brightness < 0.25:
+        return "Dark picture"
+    return "Bright picture" if brightness > 0.7 else "Picture of medium brightness"

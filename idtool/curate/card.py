@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from idtool import __version__
-from idtool.curate import facts
+from idtool.curate import dataset, facts
 from idtool.media import paths
 
 LICENCE_TAGS = {
@@ -117,12 +116,13 @@ def render(manifest: facts.Manifest, tally: Tally, schema: pa.Schema, shares: Ma
         version=__version__,
         manifest=manifest,
         inputs=[public_name(str(source)) for source in manifest.get("inputs", [])],
+        sample=bool(manifest.get("sample")),
         totals=tally.statistics(),
         shares=shares,
         columns=describe_columns(schema),
         funnel=[line for line in facts.funnel(manifest) if line["kind"] != "export"],
         thresholds=facts.thresholds(manifest),
-        skipped=facts.skipped(manifest),
+        skipped=facts.skipped(without_export(manifest)),
         models=facts.models(manifest),
         provenance=tally.provenance.most_common(TOP),
         provenance_left=max(0, len(tally.provenance) - TOP),
@@ -132,11 +132,15 @@ def render(manifest: facts.Manifest, tally: Tally, schema: pa.Schema, shares: Ma
     return front_matter(tally) + "\n" + body
 
 
+def without_export(manifest: facts.Manifest) -> facts.Manifest:
+    """The manifest without the export, which is under way while the card is written."""
+    return {**manifest, "steps": [entry for entry in manifest.get("steps", []) if entry.get("kind") != "export"]}
+
+
 def public_name(source: str) -> str:
     """An input as others may read it: a URL without credentials, a local path by its last part."""
     if paths.local(source) is None:
-        parts = urlsplit(source)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return dataset.public_url(source).partition("?")[0].partition("#")[0]
     return source.rstrip("/").rpartition("/")[2] or source
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from idtool.curate import metadata
 from idtool.errors import RunFailed
 from idtool.media import paths
 
@@ -24,6 +26,7 @@ IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())
 SIDES = ("a", "b")
 
 _KEEP_FORMATS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+_SIGNED = re.compile(r"(^|&)(x-(amz|goog)-|awsaccesskeyid=|sig(nature)?=|[a-z_-]*(token|key|secret)=)", re.IGNORECASE)
 _KEEP_MODES = {"RGB", "L"}
 
 
@@ -42,8 +45,8 @@ def dataset_schema(pairs: pa.Schema) -> pa.Schema:
 
 
 def encode_for_export(data: bytes) -> tuple[bytes, str]:
-    """The bytes to ship and their file ending: the original ones if any reader shows them as the measures saw them
-    (JPEG, PNG or WebP; grey or RGB; one frame; upright), else a PNG of the decoded pixels.
+    """The bytes to ship and their file ending: the original file without its metadata if any reader shows it as the
+    measures saw it (JPEG, PNG or WebP; grey or RGB; one frame; upright), else a PNG of the decoded pixels.
 
     Raises Rejected when the image cannot be decoded.
     """
@@ -51,7 +54,9 @@ def encode_for_export(data: bytes) -> tuple[bytes, str]:
 
     info = images.probe(data)
     if info.format in _KEEP_FORMATS and info.mode in _KEEP_MODES and info.frames == 1 and info.orientation == 1:
-        return data, _KEEP_FORMATS[info.format]
+        bare = metadata.strip(data, info.format)
+        if bare is not None:
+            return bare, _KEEP_FORMATS[info.format]
     return images.encode(images.decode(data), "png"), "png"
 
 
@@ -73,9 +78,15 @@ def _public_uri(uri: str | None, group: str | None, name: str | None) -> str | N
     if uri is None:
         return None
     if paths.local(uri) is None:
-        parts = urlsplit(uri)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return public_url(uri)
     return "/".join(part for part in (group, name or PurePosixPath(uri).name) if part)
+
+
+def public_url(url: str) -> str:
+    """The URL without user name and password, and without its query where that holds a signature or a key."""
+    parts = urlsplit(url)
+    query = "" if _SIGNED.search(parts.query) else parts.query
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
 
 
 class ImageSource:
@@ -173,9 +184,15 @@ class SplitWriter:
         return names
 
 
+def digest(image: Mapping[str, Any]) -> str:
+    """SHA-256 of the bytes of an exported image."""
+    return hashlib.sha256(image["bytes"]).hexdigest()
+
+
 def verify(folder: Path, rows: int, removed_identities: set[str], removed_images: set[str]) -> None:
     """Read a written data set back: all rows there, no identity in two splits, nothing of a removed person, neither
-    rows nor image bytes (by content hash). Raises RunFailed on the first breach."""
+    rows nor images (`removed_images`: their ids and the `digest` of what would be shipped). Raises RunFailed on the
+    first breach."""
     seen: dict[str, str] = {}
     count = 0
     for path in sorted((folder / "data").glob("*.parquet")):
@@ -189,7 +206,7 @@ def verify(folder: Path, rows: int, removed_identities: set[str], removed_images
                         raise RunFailed(f"identity {row['identity']!r} is in two splits of {folder}.")
                     found = {row["a_id"], row["b_id"]}
                     if removed_images:
-                        found |= {hashlib.sha256(row[f"{side}_image"]["bytes"]).hexdigest()[:32] for side in SIDES}
+                        found |= {digest(row[f"{side}_image"]) for side in SIDES}
                     if row["identity"] in removed_identities or found & removed_images:
                         raise RunFailed(f"{path.name} still holds a removed person ({row['identity']!r}).")
     if count != rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ def write_dataset(
     """Write the kept pairs of `table` to the folder `target`, replacing it as a whole at the end.
 
     Reads the table twice: narrow columns to assign identities to splits, then all of it, some 100 rows at a time;
-    memory holds one row group per split, whatever the number of rows. Identities in `remove` are left out, and the
+    memory holds one row group per split, and ids of the pairs and images. Identities in `remove` are left out, and the
     splits of the others do not change by that. Raises QualityError when no pair is left.
     """
     pairs = KeptRows(table.path)
@@ -167,13 +168,13 @@ def _write_files(
         for number, row in enumerate(batch.select([*NEEDED, *_origins(batch)]).to_pylist()):
             if row["identity"] in remove:
                 removed_images |= {row["a_id"], row["b_id"]}
+                # Without their files, which may be gone already, the ids have to do.
+                with contextlib.suppress(Rejected, OSError, ValueError):
+                    removed_images |= {dataset.digest(image) for image in _images(source, row).values()}
                 done.removed += 1
                 continue
             try:
-                images = {
-                    f"{side}_image": source.get(row[f"{side}_id"], row[f"{side}_media"], row.get(f"{side}_origin"))
-                    for side in dataset.SIDES
-                }
+                images = _images(source, row)
             except (Rejected, OSError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
                     raise
@@ -186,6 +187,14 @@ def _write_files(
             done.tally.add(split, one.to_pylist()[0], images)
     done.files = {split: writer.close() for split, writer in writers.items() if writer.rows}
     return done, removed_images
+
+
+def _images(source: dataset.ImageSource, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """`a_image` and `b_image` of a pair."""
+    return {
+        f"{side}_image": source.get(row[f"{side}_id"], row[f"{side}_media"], row.get(f"{side}_origin"))
+        for side in dataset.SIDES
+    }
 
 
 def _origins(batch: pa.Table) -> list[str]:
@@ -248,7 +257,7 @@ def _captioned(run: Run) -> tuple[Table, dict[str, Any]]:
     found: Table | None = None
     for entry in run.steps:
         if entry["kind"] == "export":
-            own = facts.settings(entry) if entry["state"] == "done" else {}
+            own = facts.settings(entry) if entry["state"] == "done" else _asked_for(run)
         elif entry["state"] == "done":
             table = run.step_table(entry["index"])
             if set(NEEDED) <= set(table.schema.names):
@@ -256,3 +265,12 @@ def _captioned(run: Run) -> tuple[Table, dict[str, Any]]:
     if found is None:
         raise UsageError(f"{run.path} has no pairs to export.", "Run a recipe with a `pair` step to its end.")
     return found, {key: value for key, value in own.items() if key in ExportSettings.model_fields}
+
+
+def _asked_for(run: Run) -> dict[str, Any]:
+    """Settings of the export in the recipe of a run that did not come to it."""
+    import yaml
+
+    recipe = run.path / "recipe.yaml"
+    steps = yaml.safe_load(recipe.read_text(encoding="utf-8"))["steps"] if recipe.is_file() else []
+    return next((dict(step) for step in steps if step["step"] == "export"), {})

@@ -39,10 +39,22 @@ def pair_rejects(entry: Mapping[str, Any]) -> dict[str, int]:
     return dict(pairs.get("rejected") or {}) if isinstance(pairs, Mapping) else {}
 
 
+def judged_as(branch: str) -> str:
+    """The branch of the recipe whose bounds a pair is held to: a photo and a frame (`mixed`) are judged as photos,
+    repaintings of one picture (`edits`) as frames of one video."""
+    return {"mixed": "photos", "edits": "frames"}.get(branch, branch)
+
+
+def pair_copy(entry: Mapping[str, Any], branch: str) -> dict[str, Any]:
+    """The copy test that a pairing step makes of a branch: the branch's own, else the step's."""
+    stated = settings(entry)
+    own = ((stated.get("branches") or {}).get(judged_as(branch)) or {}).get("copy")
+    return dict(own or stated.get("copy") or {})
+
+
 def pair_bound(entry: Mapping[str, Any], branch: str, column: str, bound: str) -> float | None:
-    """A bound of a pairing step's branch; where the recipe leaves the lower one to the network, what it stood for.
-    Pairs of a photo and a frame (`mixed`) are judged as photos."""
-    branch = "photos" if branch == "mixed" else branch
+    """A bound of a pairing step's branch; where the recipe leaves the lower one to the network, what it stood for."""
+    branch = judged_as(branch)
     asked = ((settings(entry).get("branches") or {}).get(branch) or {}).get(column) or {}
     if asked.get(bound) is None and bound == "min":
         lower = (entry.get("own") or {}).get("bounds") or {}
@@ -53,19 +65,26 @@ def pair_bound(entry: Mapping[str, Any], branch: str, column: str, bound: str) -
 
 
 def skipped(manifest: Manifest) -> Facts:
-    """What did not run, and why: whole steps, then the parts of steps that ran (`step`, `what`, `why`)."""
+    """What did not run, and why: whole steps, the parts of steps that ran, the step that the run failed in, and in
+    one line those that it did not come to (`step`, `what`, `why`)."""
     whole: Facts = []
     parts: Facts = []
-    unfinished: Facts = []
+    failed: Facts = []
+    waiting: list[str] = []
     for entry in manifest.get("steps", []):
         state = entry.get("state")
         if state == "skipped":
             why = entry.get("skipped_because") or "no reason recorded"
             whole.append({"step": entry["name"], "what": "whole step", "why": why})
+        elif state == "failed":
+            why = entry.get("message") or "no message recorded"
+            failed.append({"step": entry["name"], "what": "failed", "why": why})
         elif state != "done":
-            unfinished.append({"step": entry["name"], "what": "not finished", "why": f"the step is {state}"})
+            waiting.append(entry["name"])
         parts.extend({"step": entry["name"], "what": "part", "why": note} for note in entry.get("notes") or [])
-    return [*whole, *parts, *unfinished]
+    why = "the run stopped before; the same command goes on"
+    rest = [{"step": ", ".join(waiting), "what": "not finished", "why": why}] if waiting else []
+    return [*whole, *parts, *failed, *rest]
 
 
 def settings(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,14 +103,18 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def thresholds(manifest: Manifest) -> Facts:
-    """The settings of every finished step that judges, groups or pairs rows: `step, setting, value`."""
+    """The settings of every finished step that judges, groups or pairs rows: `step, setting, value`. A gate that was
+    skipped judged nothing and is left out."""
     judges = {"gate", "dedup", "identify", "pair"}
     lines: Facts = []
     for entry in manifest.get("steps", []):
         if entry.get("kind") not in judges or entry.get("state") != "done":
             continue
         calibrated = {f"{key} (in effect)": value for key, value in (entry["own"].get("bounds") or {}).items()}
+        left_out = [note.split()[1] for note in entry.get("notes") or [] if note.startswith("gate ")]
         for key, value in flatten({**settings(entry), **calibrated}):
+            if key.startswith(tuple(f"{name}." for name in left_out)):
+                continue
             lines.append({"step": entry["name"], "setting": key, "value": value})
     return lines
 

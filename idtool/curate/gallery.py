@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from idtool.curate.pairing import DIFFERENCE
 from idtool.curate.report_data import pair_steps
 from idtool.engine.operator import KEPT, REJECTED, Rejected
 from idtool.engine.table import Table
@@ -90,13 +91,16 @@ def rejects(run: Run, thumbnails: Thumbnails, reasons: Sequence[Mapping[str, Any
     galleries = []
     for reason in reasons[:MAX_REASONS]:
         table = run.step_table(reason["step"])
-        found: list[int] = []
+        found = [np.zeros(0, np.int64)]
         offset = 0
         for batch in table.batches(["status", "reason"], rows=65_536):
             mine = pc.and_(pc.equal(batch["status"], REJECTED), pc.equal(batch["reason"], reason["reason"]))
-            found.extend((np.flatnonzero(pc.fill_null(mine, False).to_numpy()) + offset).tolist())
+            found.append(np.flatnonzero(pc.fill_null(mine, False).to_numpy()) + offset)
             offset += batch.num_rows
-        rows = rows_at(table, [found[index] for index in spread(len(found), SHOWN_REJECTS)])
+        places = np.concatenate(found)
+        if not len(places):
+            continue
+        rows = rows_at(table, places[spread(len(places), SHOWN_REJECTS)].tolist())
         items = [_pair(row, thumbnails, 160) if "a_id" in row else _image(row, thumbnails, 200) for row in rows]
         galleries.append({**reason, "items": items, "blurred": reason["reason"].startswith("nsfw")})
     return galleries
@@ -150,7 +154,8 @@ def _pair(row: Row, thumbnails: Thumbnails, side: int) -> Row:
     names = ("id", "identity", "branch", "similarity", "d_yaw", "d_pitch", "d_expression", "d_time_ms", "split")
     return {
         "kind": "pair",
-        "value": row["value"],
+        # The share of a difference that was asked for stands in none of the threshold's units: its message says it.
+        "value": None if row["reason"] == DIFFERENCE else row["value"],
         "threshold": row["threshold"],
         "message": row["message"],
         "note": None,

@@ -264,8 +264,8 @@ def _cluster(
     video[run] = images.video[free]
     if by == "video":
         root = np.zeros(count, np.int64)
-        for number in np.unique(video):
-            own = np.flatnonzero(video == number)
+        order = np.argsort(video, kind="stable")
+        for own in np.split(order, np.flatnonzero(np.diff(video[order])) + 1):
             root[own] = own[average_linkage(items[own], threshold)]
         known = 0
     else:

@@ -33,11 +33,11 @@ from idtool.engine.ray_executor import RayExecutor
 from idtool.engine.runner import Options, Runner
 from idtool.engine.step import Binding, Env, Step
 from idtool.engine.table import KeptRows, Table, write_table
-from idtool.errors import Interrupted, QualityError
+from idtool.errors import Interrupted, QualityError, RunFailed
 from idtool.media.paths import local
 from idtool.media.sources import SCHEMA, list_sources
 from idtool.models.catalog import catalogue
-from idtool.models.weights import cache_dir, sha256
+from idtool.models.weights import cache_dir, fetch, sha256
 from idtool.run import Run
 
 RAY_PAYS_ROWS = 2_000
@@ -139,18 +139,21 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
             inputs=[_without_secrets(value) for value in inputs],
             sample=not request.inputs,
             sources=rows,
-            left_out=dict(listing.listing.skipped),
+            left_out=dict(+listing.listing.skipped),
             engine=executor.name,
             command=resume_command(),
         )
+        _fetch_weights(prepared.planned, run.path, listing.upstream, progress)
         (run.path / "recipe.yaml").write_text(prepared.recipe.to_yaml(), encoding="utf-8")
         context = Context(str(run.path), request.seed, prepared.device, threads=1)
         options = Options(retry_errors=request.only == "errors")
         try:
             runner = Runner(run, executor, context, progress, options, _describe)
             runner.execute(prepared.planned, sources, listing.upstream)
-        except QualityError:
-            write_report(run.path)
+        except (QualityError, RunFailed):
+            # What went wrong is also in the report; a disk too full for it must not hide the reason.
+            with contextlib.suppress(OSError):
+                write_report(run.path)
             raise
         finally:
             executor.close()
@@ -179,6 +182,15 @@ def _sample(seed: int, progress: Reporter) -> str:
     """The manifest of the built-in sample, made on first use."""
     progress.note("no --input: using the built-in sample of synthetic people")
     return str(make_sample(cache_dir() / "sample", seed=seed, announce=progress.note) / "manifest.csv")
+
+
+def _fetch_weights(planned: list[Planned], run_dir: Path, upstream: Upstream, progress: Reporter) -> None:
+    """Fetch what the steps that will run need before the first of them does: a model that cannot be had must fail
+    the run in seconds, not after hours of decoding."""
+    states = state_of(planned, run_dir, upstream)
+    due = [entry.step for entry, (state, _) in zip(planned, states, strict=True) if state in ("run", "depends")]
+    names = dict.fromkeys(binding.model for step in due for binding in step.models())
+    fetch([name for name in names if name in catalogue()], announce=progress.note)
 
 
 class _Sources:
@@ -213,7 +225,7 @@ class _Sources:
 
     def left_out(self) -> str | None:
         """What the listing passed over, in words, or None."""
-        skipped = self.listing.skipped.most_common()
+        skipped = (+self.listing.skipped).most_common()
         return ", ".join(f"{number} {what}" for what, number in skipped) or None
 
 
@@ -236,11 +248,12 @@ def _stamp(uri: str) -> str:
 
 def _executor(request: CurateRequest, rows: int) -> Executor:
     engine = request.engine
+    address = request.address or os.environ.get("RAY_ADDRESS")  # which `ray job submit` sets
     if engine == "auto":
         pays = rows >= RAY_PAYS_ROWS and available_cpus() >= RAY_PAYS_CPUS
-        engine = "ray" if request.address or pays else "local"
+        engine = "ray" if address or pays else "local"
     if engine == "ray":
-        return RayExecutor(request.address, request.workers)
+        return RayExecutor(address, request.workers)
     return LocalExecutor(request.workers)
 
 

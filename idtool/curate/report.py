@@ -67,6 +67,11 @@ def render(run: Run) -> str:
 def title(data: Mapping[str, Any]) -> str:
     """The verdict in one line."""
     found = data["verdict"]
+    unfinished = any(item["what"] in ("failed", "not finished") for item in data["skipped"])
+    return _counted(found) + (", not finished" if unfinished else "")
+
+
+def _counted(found: Mapping[str, Any]) -> str:
     inputs = f"{charts.number(found['inputs'])} {plural(found['inputs'], 'input')}"
     if found["pairs"] is None:
         return f"{charts.number(found['images'])} {plural(found['images'], 'image')} kept from {inputs}"

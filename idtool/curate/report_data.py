@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from idtool.curate import facts
 from idtool.curate.gate import Bound, GateSettings
 from idtool.curate.histograms import histogram, is_number, limits
-from idtool.engine.operator import ERROR, KEPT
+from idtool.engine.operator import ERROR, KEPT, REJECTED
 from idtool.run import Run
 
 Row = dict[str, Any]
@@ -33,6 +33,10 @@ SENTENCES = {
     "pair.copy.face_correlation": "The face is the same picture in both, pasted or mirrored.",
     "pair.copy.copy_similarity": "Copy detection takes one picture for an edit of the other.",
     "pair.difference": "Pose, expression and moment are all too much alike to learn from.",
+    "identity.no_embedding": "There is no face to tell the person by.",
+    "identity.no_label": "Nothing in the input says who it is, and the recipe asks for that.",
+    "identity.outlier": "The face is not the one that the others under the same label show.",
+    "identity.too_few": "There are too few images of this person to pair.",
     "missing_file": "The file is not where the input says.",
     "too_large.pixels": "The image has more pixels than are decoded.",
     "too_large.bytes": "The file is larger than what is read.",
@@ -52,7 +56,7 @@ def report_data(run: Path) -> dict[str, Any]:
     manifest = opened.manifest
     names = (
         "idtool", "recipe", "profile", "profile_reason", "seed", "device", "engine", "inputs", "command", "created",
-        "updated",
+        "updated", "sample", "left_out",
     )  # fmt: skip
     head = {name: manifest.get(name) for name in names}
     lines = facts.funnel(manifest)
@@ -112,7 +116,7 @@ def verdict(run: Run) -> dict[str, int | None]:
 def lost_rows(run: Run) -> list[Row]:
     """Rejected and failed rows grouped by step and reason, most frequent first within the order of the steps:
     `step, reason, status, count, share` (of the rows that the step judged), `threshold, sentence`."""
-    lines: list[Row] = []
+    by_step: dict[str, list[Row]] = {}
     for table in run.rejects(["step", "reason", "status", "threshold", "message"]):
         if not table.num_rows:
             continue
@@ -122,9 +126,8 @@ def lost_rows(run: Run) -> list[Row]:
         )
         columns = _documented(run, entry)
         exact = facts.pair_rejects(entry)
-        pairs = (entry.get("statistics") or {}).get("pairs") or {}
-        judged = pairs["judged"] if exact else entry["kept"] + entry["rejected"] + entry["errors"]
-        found = []
+        judged = _judged(entry)
+        found = by_step[entry["name"]] = []
         for row in groups.to_pylist():
             count = exact.get(row["reason"], row["status_count"])
             threshold = row["threshold_min"] if row["threshold_min"] == row["threshold_max"] else None
@@ -139,8 +142,35 @@ def lost_rows(run: Run) -> list[Row]:
                     "sentence": sentence(row["reason"] or "", threshold, row["message_min"], columns),
                 }
             )
+    lines: list[Row] = []
+    for entry in run.steps:
+        found = by_step.get(entry["name"], [])
+        # Of pairs, all are counted and only some stored.
+        missing = set(facts.pair_rejects(entry)) - {line["reason"] for line in found}
+        found += [_unstored(entry, reason) for reason in sorted(missing) if entry["state"] == "done"]
         lines.extend(sorted(found, key=lambda line: (-line["count"], line["reason"])))
     return lines
+
+
+def _judged(entry: Mapping[str, Any]) -> int:
+    """How many rows, or pairs, a finished step passed a verdict on."""
+    if facts.pair_rejects(entry):
+        return int(entry["statistics"]["pairs"]["judged"])
+    return int(entry["kept"] + entry["rejected"] + entry["errors"])
+
+
+def _unstored(entry: Mapping[str, Any], reason: str) -> Row:
+    """A line of `lost_rows` for a reason of which no example was stored."""
+    count = facts.pair_rejects(entry)[reason]
+    return {
+        "step": entry["name"],
+        "reason": reason,
+        "status": REJECTED,
+        "count": count,
+        "share": count / _judged(entry),
+        "threshold": None,
+        "sentence": sentence(reason, None, None, {}),
+    }
 
 
 def _documented(run: Run, entry: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

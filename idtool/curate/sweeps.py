@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -49,6 +49,10 @@ class Sweep:
     doc: str = ""
     unit: str = ""
     branch: str = ""
+    judges: tuple[str, ...] = ()
+    """Of a pairing: the branches of the recipe whose pairs it judges."""
+    above: float | None = None
+    """Of a copy test: the identity similarity from which it is made."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -143,18 +147,37 @@ def _pair_sweeps(parsed: Parsed, run: Run) -> Iterator[Sweep]:
         branches = settings.get("branches") or {}
         if column not in schema.names or not is_number(schema.field(column).type):
             continue
-        if where in ([], ["copy"]) and column in (settings.get("copy") or {}):
-            limit = (settings["copy"][column] or {}).get(parsed.bound)
-            yield _sweep(parsed, "pair", entry, "copy", schema.field(column), limit)
+        field = schema.field(column)
+        own = tuple(branch for branch, bounds in branches.items() if bounds.get("copy"))
+        shared = tuple(branch for branch in branches if branch not in own)
+        if where in ([], ["copy"]) and shared and column in facts.pair_copy(entry, shared[0]):
+            yield _copy_sweep(parsed, entry, "copy", field, shared)
             continue
         for branch, bounds in branches.items():
-            if column in bounds and where in ([], [branch], ["branches", branch]):
+            here: tuple[list[str], ...] = ([], [branch], ["branches", branch])
+            if branch in own and column in facts.pair_copy(entry, branch):
+                if where in (*here, ["copy"], [branch, "copy"], ["branches", branch, "copy"]):
+                    yield _copy_sweep(parsed, entry, f"branches.{branch}.copy", field, (branch,))
+            elif column in bounds and where in here:
                 limit = facts.pair_bound(entry, branch, column, parsed.bound)
-                yield _sweep(parsed, "pair", entry, f"branches.{branch}", schema.field(column), limit, branch)
+                yield _sweep(parsed, "pair", entry, f"branches.{branch}", field, limit, (branch,))
+
+
+def _copy_sweep(parsed: Parsed, entry: dict[str, Any], gate: str, column: pa.Field, branches: tuple[str, ...]) -> Sweep:
+    """A sweep over a bound of the copy test that these branches share."""
+    test = facts.pair_copy(entry, branches[0])
+    limit = (test[column.name] or {}).get(parsed.bound)
+    return replace(_sweep(parsed, "pair", entry, gate, column, limit, branches), above=test.get("above", -1.0))
 
 
 def _sweep(
-    parsed: Parsed, kind: str, entry: dict[str, Any], gate: str, column: pa.Field, limit: Any, branch: str = ""
+    parsed: Parsed,
+    kind: str,
+    entry: dict[str, Any],
+    gate: str,
+    column: pa.Field,
+    limit: Any,
+    branches: tuple[str, ...] = (),
 ) -> Sweep:
     if not is_number(column.type):
         raise UsageError(f"{parsed.text!r}: column {column.name!r} is {column.type}, not a number.", EXAMPLE)
@@ -171,7 +194,8 @@ def _sweep(
         configured=None if limit is None else float(limit),
         doc=metadata.get(b"doc", b"").decode(),
         unit=metadata.get(b"unit", b"").decode(),
-        branch=branch,
+        branch=branches[0] if len(branches) == 1 else "",
+        judges=branches,
     )
 
 

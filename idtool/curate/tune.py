@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from idtool.curate.facts import settings
+from idtool.curate.facts import judged_as, settings
 from idtool.curate.gate import Bound, GateSettings, verdicts
 from idtool.curate.sweeps import Sweep, parse, resolve
 from idtool.engine.operator import ERROR, KEPT
@@ -238,22 +238,21 @@ def _last_image_step(run: Run) -> int:
 
 def _pair_points(run: Run, sweep: Sweep) -> list[dict[str, Any]]:
     """Points of a sweep over a bound of the pairing, on the stored candidates (see PAIR_NOTE)."""
-    rows = run.step_table(sweep.index).read(["identity", "branch", "status", "reason", sweep.column])
-    if sweep.branch:
-        judged_so = {"photos": ["photos", "mixed"]}.get(sweep.branch, [sweep.branch])
-        rows = rows.filter(pc.is_in(rows["branch"], pa.array(judged_so)))
+    table = run.step_table(sweep.index)
+    rows = table.read(list(dict.fromkeys(["identity", "branch", "status", "reason", "similarity", sweep.column])))
+    branches = [name for name in pc.unique(rows["branch"]).to_pylist() if judged_as(name) in sweep.judges]
+    rows = rows.filter(pc.is_in(rows["branch"], pa.array(branches, pa.string())))
     kept = pc.equal(rows["status"], KEPT)
     judged_by_it = pc.and_(pc.invert(kept), pc.match_substring_regex(pc.fill_null(rows["reason"], ""), sweep.reason))
     candidates = rows.filter(pc.or_(kept, judged_by_it))
-    values = _flat(candidates[sweep.column])
     points = []
     for value in sweep.values:
-        passes = _mask(values, Bound.model_validate({sweep.bound: value}))
+        passes = _pair_mask(candidates, sweep, value)
         points.append(
             {
                 "value": value,
                 "measured": rows.num_rows,
-                "passing": int(_mask(_flat(rows[sweep.column]), Bound.model_validate({sweep.bound: value})).sum()),
+                "passing": int(_pair_mask(rows, sweep, value).sum()),
                 "at_step": int(passes.sum()),
                 "kept": int(passes.sum()),
                 "unknown": 0,
@@ -261,3 +260,16 @@ def _pair_points(run: Run, sweep: Sweep) -> list[dict[str, Any]]:
             }
         )
     return points
+
+
+def _pair_mask(rows: pa.Table, sweep: Sweep, value: float) -> Mask:
+    """Which pairs pass with the swept bound at `value`. A copy test lets pass what it is not made of: pairs of lower
+    similarity, and those without the value."""
+    values = _flat(rows[sweep.column])
+    passes = _mask(values, Bound.model_validate({sweep.bound: value}))
+    if sweep.above is None:
+        return passes
+    similar = pc.fill_null(rows["similarity"], -1.0).to_numpy()
+    passes |= values.is_null().to_numpy(zero_copy_only=False)
+    passes |= similar < np.float32(sweep.above)
+    return passes

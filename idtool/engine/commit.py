@@ -93,8 +93,7 @@ def sorted_batches(files: list[Path], schema: pa.Schema, spool: Path) -> Iterato
     spool.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
         writers: dict[int, pq.ParquetWriter] = {}
-        for file in files:
-            rows = pq.read_table(file, schema=schema)
+        for rows in _gathered(files, schema):
             bucket = np.searchsorted(bounds, np.array(rows["id"].to_pylist(), dtype=object), side="right")
             for number in np.unique(bucket):
                 if number not in writers:
@@ -104,3 +103,18 @@ def sorted_batches(files: list[Path], schema: pa.Schema, spool: Path) -> Iterato
         yield _order(pq.read_table(path, schema=schema))
         path.unlink()
     shutil.rmtree(spool, ignore_errors=True)
+
+
+def _gathered(files: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of many small files, a bucket's number of them at a time: every write to a bucket makes a row group,
+    whose bookkeeping stays in memory until the bucket is closed."""
+    held: list[pa.Table] = []
+    rows = 0
+    for file in files:
+        held.append(pq.read_table(file, schema=schema))
+        rows += held[-1].num_rows
+        if rows >= BUCKET_ROWS:
+            yield pa.concat_tables(held)
+            held, rows = [], 0
+    if held:
+        yield pa.concat_tables(held)

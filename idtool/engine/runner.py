@@ -21,7 +21,7 @@ from idtool.engine.fingerprint import IdDigest
 from idtool.engine.operator import ERROR, KEPT, REJECTED, STORAGE_ERRNOS, Context
 from idtool.engine.plan import Planned, Upstream, done_entry, stored_entry
 from idtool.engine.step import Binding, RowStep, TableContext, TableStep
-from idtool.engine.table import KeptRows, Table, write_file, write_table
+from idtool.engine.table import KeptRows, Table, file_writer, write_table
 from idtool.errors import QualityError, RunFailed
 from idtool.run import REJECT_COLUMNS, Run, write_json
 
@@ -95,6 +95,8 @@ class Runner:
             entries.append(entry)
             self._save(entries, planned)
             if not step.skipped and not entry["kept"]:
+                if entry["errors"]:
+                    raise RunFailed(_emptied(entry), "Mend the cause, then run the same command with --only errors.")
                 raise QualityError(_emptied(entry), "Loosen that gate (`idtool tune`), or give other input.")
         return table
 
@@ -162,10 +164,14 @@ class Runner:
         keys = [shard_key(content, ids) for ids in _shard_ids(table, row_step.shard_rows, reused_ids)]
         parts.keep_only({*keys, *reused_keys})
         tally: Counter[str] = Counter()
+        causes: Counter[str] = Counter()
         budget = max(1.0, self.options.max_error_rate * rows_in)
 
         def count(stored: pa.Table) -> None:
             status = Counter(stored["status"].to_pylist())
+            if status[ERROR]:
+                failed = stored.filter(pc.equal(stored["status"], ERROR)).select(["reason", "message"]).to_pylist()
+                causes.update(f"{row['reason']} ({row['message']})" for row in failed)
             tally.update(status)
             self.progress.advance(step.name, status[KEPT], status[REJECTED], status[ERROR])
 
@@ -177,13 +183,13 @@ class Runner:
                     yield Shard(key, rows, suspect=key in suspects)
 
         for key in sorted(finished & {*keys, *reused_keys}):
-            count(parts.read(key, ["status"]))
+            count(parts.read(key, ["status", "reason", "message"]))
         if set(keys) - finished:
             program = Program(tuple(row_step.operators()), self.context)
             for shard, output in self.executor.run(program, pending(), self.progress.warn):
                 count(parts.commit(shard.key, output))
                 if tally[ERROR] > budget or (tally[ERROR] >= ALL_FAILED_ROWS and tally[ERROR] == tally.total()):
-                    self._over_budget(step, tally, output)
+                    raise _over_budget(step.name, tally, causes)
         return {*keys, *reused_keys}
 
     def _take_over(self, step: Planned, table: Table, parts: Parts, content: str) -> tuple[set[str], set[str]]:
@@ -215,15 +221,6 @@ class Runner:
         if ids:
             self.progress.note(f"{step.name}: {len(ids)} rows taken over from the earlier run")
         return keys, ids
-
-    def _over_budget(self, step: Planned, tally: Counter[str], sample: pa.Table) -> None:
-        failed = sample.filter(pc.equal(sample["status"], ERROR))
-        why = Counter(zip(failed["reason"].to_pylist(), failed["message"].to_pylist(), strict=True)).most_common(3)
-        text = "; ".join(f"{reason} ({message}) x{number}" for (reason, message), number in why)
-        raise RunFailed(
-            f"Step {step.name!r} stopped: {tally[ERROR]} of {tally.total()} rows failed. Most often: {text}.",
-            "What is computed is kept; mend the cause, then run the same command with --only errors.",
-        )
 
     def _within_budget(self, errors: int, rows: int, reasons: dict[str, int]) -> None:
         if errors > max(1.0, self.options.max_error_rate * rows):
@@ -259,18 +256,18 @@ class Runner:
         """Counts, the digest of the kept ids, and the step's file of rejects, in one pass."""
         digest, status, reasons = IdDigest(), Counter[str](), Counter[str]()
         columns = [name for name in REJECT_COLUMNS if name in table.schema.names]
-        rejects: list[pa.Table] = []
-        for batch in table.batches(columns):
-            kept = pc.equal(batch["status"], KEPT)
-            digest.update(batch.filter(kept)["id"])
-            lost = batch.filter(pc.invert(kept))
-            status.update(batch["status"].to_pylist())
-            reasons.update(lost["reason"].to_pylist())
-            if lost.num_rows:
-                rejects.append(lost)
+        schema = pa.schema([*(table.schema.field(name) for name in columns), pa.field("step", pa.string())])
         path = self.run.path / "rejects" / f"{step.index:02d}-{step.name}.parquet"
-        lost = pa.concat_tables(rejects) if rejects else table.schema.empty_table().select(columns)
-        write_file(lost.append_column("step", pa.array([step.name] * lost.num_rows, pa.string())), path)
+        with file_writer(path, schema) as writer:
+            for batch in table.batches(columns):
+                kept = pc.equal(batch["status"], KEPT)
+                digest.update(batch.filter(kept)["id"])
+                lost = batch.filter(pc.invert(kept))
+                status.update(batch["status"].to_pylist())
+                reasons.update(lost["reason"].to_pylist())
+                if lost.num_rows:
+                    names = pa.array([step.name] * lost.num_rows, pa.string())
+                    writer.write_table(lost.append_column("step", names))
         return {
             "kept": status[KEPT],
             "rejected": status[REJECTED],
@@ -310,6 +307,14 @@ def _cut(batches: Iterator[pa.Table], size: int, leave_out: set[str]) -> Iterato
 def _copy(rows: pa.Table) -> pa.Table:
     """A slice still refers to, and would be sent with, the buffers of the whole batch."""
     return rows.take(pa.array(range(rows.num_rows), pa.int64()))
+
+
+def _over_budget(name: str, tally: Counter[str], causes: Counter[str]) -> RunFailed:
+    text = "; ".join(f"{cause} x{number}" for cause, number in causes.most_common(3))
+    return RunFailed(
+        f"Step {name!r} stopped: {tally[ERROR]} of {tally.total()} rows failed. Most often: {text}.",
+        "What is computed is kept; mend the cause, then run the same command with --only errors.",
+    )
 
 
 def _emptied(entry: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -86,13 +87,15 @@ class KeptRows(Table):
             yield batch.select(names)
 
 
-def write_file(table: pa.Table, path: Path, *, group_rows: int = GROUP_ROWS) -> None:
+@contextlib.contextmanager
+def file_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """Write one Parquet file so that it is either absent or whole: temporary name, flush to disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as sink:
-            pq.write_table(table, sink, row_group_size=group_rows, compression="zstd")
+            with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+                yield writer
             sink.flush()
             os.fsync(sink.fileno())
         temporary.replace(path)
@@ -100,16 +103,25 @@ def write_file(table: pa.Table, path: Path, *, group_rows: int = GROUP_ROWS) -> 
         temporary.unlink(missing_ok=True)
 
 
+def write_file(table: pa.Table, path: Path, *, group_rows: int = GROUP_ROWS) -> None:
+    """Write a table in memory as one Parquet file, absent or whole."""
+    with file_writer(path, table.schema) as writer:
+        writer.write_table(table, row_group_size=group_rows)
+
+
 class TableWriter:
-    """Writes a table batch by batch into a temporary folder; the final name appears only when all is written."""
+    """Writes a table batch by batch into a temporary folder; the final name appears only when all is written.
+    Holds at most one row group."""
 
     def __init__(self, path: Path, schema: pa.Schema, *, file_rows: int = FILE_ROWS) -> None:
         self.path, self.schema, self.file_rows = path, schema, file_rows
-        self.rows = 0
         self._work = path.with_name(f".{path.name}.writing")
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
         self._files = 0
+        self._rows_in_file = 0
+        self._open = contextlib.ExitStack()
+        self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> TableWriter:
         shutil.rmtree(self._work, ignore_errors=True)
@@ -119,27 +131,35 @@ class TableWriter:
     def write(self, batch: pa.Table) -> None:
         self._pending.append(batch.select(self.schema.names).cast(self.schema))
         self._pending_rows += batch.num_rows
-        self.rows += batch.num_rows
-        while self._pending_rows >= self.file_rows:
-            self._flush(self.file_rows)
+        if self._pending_rows >= GROUP_ROWS:
+            self._flush()
 
-    def _flush(self, rows: int) -> None:
+    def _flush(self) -> None:
+        if self._writer is None:
+            path = self._work / f"part-{self._files:05d}.parquet"
+            self._writer = self._open.enter_context(file_writer(path, self.schema))
+            self._files += 1
+            self._rows_in_file = 0
         table = pa.concat_tables(self._pending) if self._pending else self.schema.empty_table()
-        write_file(table.slice(0, rows), self._work / f"part-{self._files:05d}.parquet")
-        self._files += 1
-        rest = table.slice(rows)
-        self._pending, self._pending_rows = ([rest], rest.num_rows) if rest.num_rows else ([], 0)
+        self._writer.write_table(table, row_group_size=GROUP_ROWS)
+        self._rows_in_file += table.num_rows
+        self._pending, self._pending_rows = [], 0
+        if self._rows_in_file >= self.file_rows:
+            self._open.close()
+            self._writer = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            if self._pending_rows or not self._files:
-                self._flush(self.file_rows)
-            shutil.rmtree(self.path, ignore_errors=True)
-            self._work.replace(self.path)
-        else:
+        if kind is not None:
+            self._open.__exit__(kind, error, trace)
             shutil.rmtree(self._work, ignore_errors=True)
+            return
+        if self._pending_rows or not self._files:
+            self._flush()
+        self._open.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._work.replace(self.path)
 
 
 def write_table(path: Path, batches: Iterable[pa.Table], schema: pa.Schema) -> Table:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from idtool.errors import UsageError
-from idtool.media.paths import is_url, printable, to_uri
+from idtool.media.paths import holds_login, is_url, printable, to_uri, without_login
 from idtool.media.place import Place
 
 MANIFEST_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -40,8 +40,21 @@ def manifest_rows(place: Place) -> Iterator[Row]:
         row = _known_columns(values, column)
         if column is None:
             row.update(uri=f"{place.uri}#{number}", name="", group="")
+        elif isinstance(values[column], Mapping | list | bytes):
+            raise UsageError(
+                f"manifest {place.shown}, row {number}: column {column!r} holds no path but "
+                f"{'bytes' if isinstance(values[column], bytes) else 'a structure'}.",
+                "Name the column of paths `path`. Pictures inside a manifest are not read; export them to files.",
+            )
         else:
-            row.update(_located(str(values[column]), place))
+            path = str(values[column])
+            if is_url(path) and holds_login(path):
+                raise UsageError(
+                    f"manifest {place.shown}, row {number}: a password stands in the URL {without_login(path)}, which "
+                    "the run would keep.",
+                    "Give the login to the file system instead, for example in fsspec's configuration.",
+                )
+            row.update(_located(path, place))
         yield row
 
 

@@ -15,11 +15,22 @@ _BYTES = "bytes:"
 _STRAY = re.compile("[\udc80-\udcff%]")
 _ESCAPE = re.compile("%([0-9A-F]{2})")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_LOGIN = re.compile(r"://[^/?#\s@:]*:[^/?#\s]*@")
 
 
 def is_url(text: str) -> bool:
     """Whether `text` is `scheme://…` (local drive letters and plain paths are not)."""
     return _URL.match(text) is not None
+
+
+def holds_login(url: str) -> bool:
+    """Whether a URL, or one that is chained to it, has a password before the @ of its host."""
+    return _LOGIN.search(url) is not None
+
+
+def without_login(url: str) -> str:
+    """`s3://key:secret@bucket/x` as `s3://bucket/x`: for messages and records."""
+    return _LOGIN.sub("://", url)
 
 
 def is_text(text: str) -> bool:

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from idtool.errors import MissingError, UsageError
-from idtool.media.paths import is_url, printable, to_uri
+from idtool.media.paths import holds_login, is_url, printable, to_uri, without_login
+
+
+def _leads_back(filesystem: Any, path: str) -> bool:
+    """Whether the URL of a path opens the same file system again. It does not where the host or the archive stands
+    elsewhere in the URL that was given (`zip://inside::archive`, `sftp://host/…`)."""
+    import fsspec
+
+    try:
+        again, _ = fsspec.core.url_to_fs(str(filesystem.unstrip_protocol(path)))
+    except (OSError, ValueError, TypeError, ImportError):
+        return False
+    return bool(again == filesystem)
 
 
 @dataclass(frozen=True)
@@ -34,10 +46,23 @@ class Place:
     def _remote(cls, given: str) -> Place:
         import fsspec
 
+        if holds_login(given):  # the URL of every file goes into tables, reports and the data set
+            raise UsageError(
+                f"input {without_login(given)} was given with a password in its URL, which the run would keep.",
+                "Give the login to the file system instead: in its own variables or files, or in fsspec's "
+                "(~/.config/fsspec/*.json, FSSPEC_<PROTOCOL>_<OPTION>).",
+            )
         try:
             filesystem, path = fsspec.core.url_to_fs(given)
             if not filesystem.exists(path):
                 raise UsageError(f"input {given} does not exist.", "Check the URL given with --input.")
+            if not _leads_back(filesystem, path):
+                raise UsageError(
+                    f"input {given}: URLs of its files would not say where they are (they would begin "
+                    f"{filesystem.unstrip_protocol(path)}).",
+                    "Unpack the archive or mount the server and give the folder, or name its host in fsspec's "
+                    "configuration instead of the URL.",
+                )
             return cls(path, filesystem.isdir(path), filesystem)
         except ImportError as error:
             raise MissingError(f"cannot read {given}: {error}.", "Install the package that it names.") from error

@@ -131,7 +131,12 @@ def walk_remote(root: Place, seen: Seen, skipped: Counter[str]) -> Iterator[Foun
 
 def _walk_remote(filesystem: Any, folder: str, group: str, skipped: Counter[str]) -> Iterator[tuple[str, str, str]]:
     entries: dict[str, str] = {}
-    for entry in filesystem.ls(folder, detail=True):
+    try:
+        found = filesystem.ls(folder, detail=True)
+    except PermissionError:
+        skipped["unreadable folder"] += 1
+        return
+    for entry in found:
         path = str(entry["name"]).rstrip("/")
         if path != folder:  # object stores list a folder's own marker
             entries[posixpath.basename(path) + ("/" if entry["type"] == "directory" else "")] = path

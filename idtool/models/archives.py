@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,10 +50,11 @@ def _members(archive: Path, names: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
 
 def _place(stream: IO[bytes], target: Path, member: Member) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".part-", dir=target.parent)
+    # Not `mkstemp`, whose files only their owner may read: a cache can be shared.
+    temporary = target.parent / f".part-{os.getpid()}-{os.urandom(6).hex()}"
     try:
         digest, size = hashlib.sha256(), 0
-        with os.fdopen(handle, "wb") as out:
+        with temporary.open("xb") as out:
             # One byte more than expected is enough to know that it is not the file.
             while size <= member.bytes and (block := stream.read(min(_CHUNK, member.bytes - size + 1))):
                 size += len(block)
@@ -62,6 +62,6 @@ def _place(stream: IO[bytes], target: Path, member: Member) -> None:
                 out.write(block)
         if size != member.bytes or digest.hexdigest() != member.sha256:
             raise MissingError(f"{member.path} in the archive is not the pinned file.", "Nothing was kept of it.")
-        Path(temporary).replace(target)
+        temporary.replace(target)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from importlib import resources
 from pathlib import PurePosixPath
@@ -11,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from idtool.errors import MissingError
+from idtool.registry import did_you_mean
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -101,9 +101,7 @@ def entry(name: str) -> Weight:
     """The entry of that name. MissingError with the nearest names when there is none."""
     entries = catalogue()
     if name not in entries:
-        near = difflib.get_close_matches(name, entries, n=3)
-        guess = f"Did you mean {' or '.join(near)}?" if near else f"Available: {', '.join(entries)}."
-        raise MissingError(f"No offline weights are called {name!r}.", guess)
+        raise MissingError(f"No offline weights are called {name!r}.", did_you_mean(name, entries))
     return entries[name]
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from idtool.models import runtime, weights
+from idtool.models import crops, runtime, weights
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -39,8 +39,7 @@ class Sscd:
 
         rows = np.zeros((len(images), self.dim), np.float32)
         for row, image in zip(rows, images, strict=True):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-                raise ValueError(f"Expected a uint8 image of HxWx3. Got {image.dtype} {image.shape}")
+            crops.check(image)
             smaller = min(image.shape[:2]) >= self.SIZE
             interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
             square = cv2.resize(image, (self.SIZE, self.SIZE), interpolation=interpolation)

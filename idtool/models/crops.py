@@ -7,6 +7,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from idtool.media.shrink import halved
+
 Image = npt.NDArray[np.uint8]
 Doubles = npt.NDArray[np.float64]
 
@@ -14,22 +16,29 @@ Doubles = npt.NDArray[np.float64]
 def warp(image: Image, matrix: Doubles, size: int, border: Literal["black", "replicate"] = "black") -> Image:
     """RGB uint8 `image` (H, W, 3) through a similarity transform (2, 3, image to crop) to (size, size, 3).
 
-    A linear warp skips pixels when it shrinks by more than two; it then samples up to four times as densely each way
-    and averages.
+    A linear warp skips pixels when it shrinks by more than two; the part of the image that is needed is then first
+    averaged to half, a quarter, … of its size.
     """
     import cv2
 
     check(image)
     borders = {"black": cv2.BORDER_CONSTANT, "replicate": cv2.BORDER_REPLICATE}
-    scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    finer = int(np.clip(np.ceil(0.5 / scale), 1, 4))
-    shape = (finer * size, finer * size)
-    # Pixel centres lie at whole numbers, so a finer grid starts half of its surplus earlier.
-    inner = np.asarray(matrix, np.float64) * finer
-    inner[:, 2] += (finer - 1) / 2
-    crop = cv2.warpAffine(image, inner, shape, flags=cv2.INTER_LINEAR, borderMode=borders[border])
-    if finer > 1:
-        crop = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
+    inner = np.array(matrix, np.float64)
+    halvings = int(np.log2(1 / max(np.hypot(inner[0, 0], inner[1, 0]), 1e-6)) + 1e-9)
+    if halvings > 0:
+        step = 2**halvings
+        back = cv2.invertAffineTransform(inner)
+        corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ back.T
+        extent = image.shape[1::-1]
+        low = np.clip(np.floor(corners.min(axis=0)).astype(int) - 2 * step, 0, extent) // step * step
+        high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 2 * step, low + step, extent)
+        width, height = (high - low) // step
+        if width and height:
+            image = halved(image[low[1] : high[1], low[0] : high[0]], int(width), int(height))
+            # A pixel centre at x of the smaller image lies at step * x + (step - 1) / 2 + low of the larger.
+            inner[:, 2] += inner[:, :2] @ (low + (step - 1) / 2)
+            inner[:, :2] *= step
+    crop = cv2.warpAffine(image, inner, (size, size), flags=cv2.INTER_LINEAR, borderMode=borders[border])
     return np.asarray(crop, np.uint8)
 
 

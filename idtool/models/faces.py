@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from idtool.models import runtime, weights
+from idtool.media.shrink import halved
+from idtool.models import crops, runtime, weights
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -44,8 +45,7 @@ def letterbox(image: Image, size: int) -> tuple[Image, Floats]:
     scale = size / max(height, width)
     fitted = (max(1, int(width * scale)), max(1, int(height * scale)))
     canvas = np.zeros((size, size, 3), np.uint8)
-    interpolation = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
-    canvas[: fitted[1], : fitted[0]] = cv2.resize(image, fitted, interpolation=interpolation)
+    canvas[: fitted[1], : fitted[0]] = cv2.resize(halved(image, *fitted), fitted, interpolation=cv2.INTER_LINEAR)
     return canvas, np.array([fitted[0] / width, fitted[1] / height], np.float32)
 
 
@@ -116,8 +116,7 @@ class Scrfd:
         }
 
     def _detect(self, image: Image) -> list[Face]:
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise ValueError(f"Expected a uint8 image of HxWx3. Got {image.dtype} {image.shape}")
+        crops.check(image)
         frame = max(image.shape[:2])
         looks = [self._look(image, size) for size, *_ in self.LEVELS]
         boxes, scores, kps = (np.concatenate(parts) for parts in zip(*looks, strict=True))

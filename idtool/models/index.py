@@ -5,18 +5,21 @@ certificates and proxies that pip or uv are configured with, and the file is com
 the only route that works with and without pip in the environment (uv environments have none), keeps the archive so
 that its hash can be checked, and takes a source archive without running its `setup.py`, which `pip download` does
 to read metadata. Where it fails, wheels (which have nothing to run) are also tried through pip itself, which knows
-more ways to authenticate.
+more ways to authenticate. An index that does not answer at all is given up quickly: it is looked up once, and pip is
+not sent after it.
 """
 
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import importlib.util
 import json
 import netrc
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -36,14 +39,18 @@ from idtool.models.index_settings import IndexSettings, settings
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _ATTEMPTS = 3
 _MAX_PAGE = 64 << 20
+_PATIENCE = 20.0
+"""Seconds that an index page may take to answer, whatever pip's timeout: it is small, and there may be several."""
 
 
 def download(archive: Archive, target: Path) -> None:
     """Write the pinned file to `target`. MissingError, with nothing left behind, when no source has it."""
-    where, reasons = settings(), []
+    where, reasons, answered = settings(), [], False
     for page in where.pages(archive.package):
         try:
+            remote = _local(page) is None
             url = _link(page, archive.file, where)
+            answered |= remote
             if url is None:
                 reasons.append(f"{_shown(page)} does not list it")
             elif _retrieve(url, archive, target, where):
@@ -52,7 +59,8 @@ def download(archive: Archive, target: Path) -> None:
                 reasons.append(f"{_shown(page)} holds another file of that name (sha256 differs)")
         except (OSError, HTTPException, ValueError) as error:
             reasons.append(f"{_shown(page)}: {_reason(error)}")
-    if archive.is_wheel:
+            answered |= isinstance(error, HTTPException) or (isinstance(error, OSError) and not _is_silence(error))
+    if archive.is_wheel and answered:
         for pip in _pips():
             if _through_pip(pip, archive, target):
                 return
@@ -73,14 +81,22 @@ def _link(page: str, file: str, where: IndexSettings) -> str | None:
         if not listing.is_file():
             return None
         return _Links(listing.absolute().as_uri(), listing.read_text("utf-8")).get(file)
-    with _open(page, where, accept=_ACCEPT) as response:
+    with open_url(page, where, accept=_ACCEPT, timeout=min(where.timeout, _PATIENCE)) as response:
         body, base = response.read(_MAX_PAGE), response.geturl()
         if "json" in response.headers.get_content_type():
-            links = {item["filename"]: urllib.parse.urljoin(base, item["url"]) for item in json.loads(body)["files"]}
-            found = links.get(file)
+            found = _json_link(body, file, base)
         else:
             found = _Links(base, body.decode("utf-8", "replace")).get(file)
     return None if found is None else _with_login_of(page, found)
+
+
+def _json_link(body: bytes, file: str, base: str) -> str | None:
+    """The address of `file` on a page of PEP 691. ValueError when it is no such page."""
+    try:
+        links = {item["filename"]: str(item["url"]) for item in json.loads(body)["files"]}
+    except (LookupError, TypeError) as error:
+        raise ValueError("the answer is JSON, but no page of a package index") from error
+    return urllib.parse.urljoin(base, links[file]) if file in links else None
 
 
 class _Links(HTMLParser):
@@ -107,7 +123,7 @@ def _retrieve(url: str, archive: Archive, target: Path, where: IndexSettings) ->
     for attempt in range(_ATTEMPTS):
         digest, size = hashlib.sha256(), 0
         try:
-            with _open(url, where) as response, target.open("wb") as out:
+            with open_url(url, where) as response, target.open("wb") as out:
                 while size <= archive.bytes and (block := response.read(1 << 18)):
                     size += len(block)
                     digest.update(block)
@@ -118,7 +134,8 @@ def _retrieve(url: str, archive: Archive, target: Path, where: IndexSettings) ->
         except (OSError, HTTPException) as error:
             target.unlink(missing_ok=True)
             refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
-            if refused or attempt == _ATTEMPTS - 1:
+            nobody = isinstance(error, urllib.error.URLError) and _is_silence(error)  # not a pause in the middle
+            if refused or nobody or attempt == _ATTEMPTS - 1:
                 raise
             time.sleep(2.0**attempt)
     if size == archive.bytes and digest.hexdigest() == archive.sha256:
@@ -127,8 +144,11 @@ def _retrieve(url: str, archive: Archive, target: Path, where: IndexSettings) ->
     return False
 
 
-def _open(url: str, where: IndexSettings, accept: str = "*/*") -> HTTPResponse:
-    """Open an http, https or file address; credentials go into a header that redirects do not repeat."""
+def open_url(url: str, where: IndexSettings, *, accept: str = "*/*", timeout: float | None = None) -> HTTPResponse:
+    """Open an http, https or file address; credentials go into a header that redirects do not repeat.
+
+    `timeout` in seconds, else the setting. Raises OSError, HTTPException or ValueError.
+    """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https", "file"):
         raise ValueError(f"addresses of kind {parts.scheme!r} are not supported")
@@ -142,9 +162,21 @@ def _open(url: str, where: IndexSettings, accept: str = "*/*") -> HTTPResponse:
     if login is not None:
         token = base64.b64encode(":".join(login).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")
-    context = ssl.create_default_context(cafile=where.certificates) if parts.scheme == "https" else None
-    response: HTTPResponse = urllib.request.urlopen(request, timeout=where.timeout, context=context)  # noqa: S310
+    handlers: list[urllib.request.BaseHandler] = []
+    if parts.scheme == "https":
+        handlers.append(urllib.request.HTTPSHandler(context=_trusted(where.certificates)))
+    if where.proxy:
+        handlers.append(urllib.request.ProxyHandler({"http": where.proxy, "https": where.proxy}))
+    opener = urllib.request.build_opener(*handlers)
+    response: HTTPResponse = opener.open(request, timeout=where.timeout if timeout is None else timeout)
     return response
+
+
+def _trusted(certificates: str | None) -> ssl.SSLContext:
+    """The certificates to trust: a file, a folder of them, or the system's."""
+    if certificates is not None and Path(certificates).is_dir():
+        return ssl.create_default_context(capath=certificates)
+    return ssl.create_default_context(cafile=certificates)
 
 
 def _login(parts: urllib.parse.SplitResult) -> tuple[str, str] | None:
@@ -206,9 +238,26 @@ def _through_pip(pip: list[str], archive: Archive, target: Path) -> bool:
 
 def _shown(url: str) -> str:
     """An address without credentials."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return "an address that cannot be read"
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 def _reason(error: Exception) -> str:
-    return f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else str(error) or type(error).__name__
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code}"
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, TimeoutError):
+        return "no answer in time"
+    # An address that cannot be taken apart is repeated in such an error, with whatever password it holds.
+    return type(error).__name__ if isinstance(error, ValueError) and "@" in str(error) else str(cause) or repr(cause)
+
+
+def _is_silence(error: Exception) -> bool:
+    """Whether nobody is there: no such host, no route, nothing listens, no answer."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    codes = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
+    silent = isinstance(cause, TimeoutError | ConnectionRefusedError | socket.gaierror)
+    return silent or (isinstance(cause, OSError) and cause.errno in codes)

@@ -21,7 +21,10 @@ class IndexSettings:
     indexes: list[str] = field(default_factory=list)
     find_links: list[str] = field(default_factory=list)
     certificates: str | None = None
+    proxy: str | None = None
+    """As pip's `--proxy`; the usual environment variables apply when there is none."""
     timeout: float = 60.0
+    """Seconds of silence after which a connection is given up."""
 
     def pages(self, package: str) -> list[str]:
         """Every page that may link to files of `package`."""
@@ -35,7 +38,7 @@ def settings() -> IndexSettings:
     tables = [table for table in uv.get("index", []) if isinstance(table, dict) and "url" in table]
     main = (
         env.get("PIP_INDEX_URL")
-        or env.get("UV_DEFAULT_INDEX", "").rpartition("=")[2]
+        or _address(env.get("UV_DEFAULT_INDEX", ""))
         or env.get("UV_INDEX_URL")
         or pip.get("index-url")
         or next((table["url"] for table in tables if table.get("default")), None)
@@ -43,8 +46,7 @@ def settings() -> IndexSettings:
         or DEFAULT_INDEX
     )
     extra = env.get("PIP_EXTRA_INDEX_URL", pip.get("extra-index-url", "")).split()
-    # UV_INDEX entries may be named: `name=url`; a URL's own `=` comes after its scheme.
-    extra += [re.sub(r"^[\w.-]+=", "", item) for item in env.get("UV_INDEX", "").split()]
+    extra += [_address(item) for item in env.get("UV_INDEX", "").split()]
     extra += env.get("UV_EXTRA_INDEX_URL", "").split() + list(uv.get("extra-index-url", []))
     extra += [table["url"] for table in tables if not table.get("default")]
     links = env.get("PIP_FIND_LINKS", pip.get("find-links", "")).split()
@@ -56,8 +58,21 @@ def settings() -> IndexSettings:
         indexes=list(dict.fromkeys(url for url in (main, *extra) if url)),
         find_links=list(dict.fromkeys(links)),
         certificates=certificates,
-        timeout=float(env.get("PIP_DEFAULT_TIMEOUT") or pip.get("timeout") or 60),
+        proxy=env.get("PIP_PROXY") or pip.get("proxy"),
+        timeout=_seconds(env.get("PIP_DEFAULT_TIMEOUT") or pip.get("timeout")),
     )
+
+
+def _address(item: str) -> str:
+    """The URL of one of uv's indexes, which may be named: `name=url`. A URL's own `=` comes after its scheme."""
+    return re.sub(r"^[\w.-]+=", "", item)
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return max(1.0, float(text or 60))
+    except ValueError:
+        return 60.0
 
 
 def _pip_options() -> dict[str, str]:

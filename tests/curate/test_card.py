@@ -77,6 +77,24 @@ def test_thresholds_models_gaps_and_removal_are_told(text):
     assert "resolution.short_side.max" not in text, "a bound that is null is no threshold"
 
 
+def test_a_skipped_gate_is_no_threshold_and_the_export_under_way_is_no_gap(exported):
+    manifest = fake_run.manifest(exported.parent)
+    gate = next(entry for entry in manifest["steps"] if entry["name"] == "gate")
+    gate["notes"] = ["gate resolution.short_side is skipped: nobody measured it"]
+    manifest["steps"].append({"index": 99, "name": "export", "kind": "export", "state": "pending", "notes": []})
+    manifest["sample"] = True
+    tally = card.Tally(["train"])
+    tally.add(
+        "train", {"identity": "p", "a_id": "1", "b_id": "2"}, {key: {"bytes": b""} for key in ["a_image", "b_image"]}
+    )
+    text = card.render(manifest, tally, pa.schema([]), {"train": 1.0})
+    assert "resolution.short_side is skipped: nobody measured it" in text
+    assert "resolution.short_side.min" not in text
+    assert "not finished" not in text
+    assert "- export" not in text
+    assert "built-in sample" in text
+
+
 def test_one_known_licence_is_named_in_the_front_matter():
     tally = card.Tally(["train"])
     row = {"identity": "p", "a_id": "1", "b_id": "2", **{f"{s}_licence": "CC-BY-4.0" for s in "ab"}}

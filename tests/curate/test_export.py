@@ -114,6 +114,8 @@ def test_no_local_path_and_no_password_leaves_with_the_data(run):
     assert (
         dataset._public_uri("https://user:secret@example.org/a.jpg?x=1", "", "a.jpg") == "https://example.org/a.jpg?x=1"
     )
+    for secret in ("X-Amz-Signature=ab12&x=1", "x=1&sig=ab12", "access_token=ab12", "AWSAccessKeyId=ab12"):
+        assert dataset.public_url(f"https://example.org/a.jpg?{secret}") == "https://example.org/a.jpg"
     assert dataset._public_uri("file:///home/me/in/g/a.jpg", "g", "a.jpg") == "g/a.jpg"
 
 
@@ -188,6 +190,32 @@ def test_verification_finds_a_person_that_is_still_there(run):
         dataset.verify(run / "dataset", result["pairs"], set(), {row["a_id"]})
     with pytest.raises(RunFailed, match="rows, not"):
         dataset.verify(run / "dataset", result["pairs"] + 1, set(), set())
+
+
+def test_a_run_stopped_before_its_export_is_exported_as_its_recipe_says(run):
+    opened = Run(run)
+    steps = opened.steps
+    steps.append({"index": 99, "name": "export", "kind": "export", "state": "pending", "notes": [], "models": []})
+    opened.save(steps=steps)
+    (run / "recipe.yaml").write_text("steps:\n- step: export\n  splits: {all: 1.0}\n")
+    assert list(export_run(run)["files"]) == ["all"]
+
+
+def test_a_removed_photo_is_found_by_what_would_be_shipped_of_it(run, tmp_path, monkeypatch):
+    """A copy under another person's name has another id when its metadata differ: the pixels tell."""
+    person = "eve | <b>"
+    theirs = next(row["a_media"] for row in pairs(run) if row["identity"] == person and row["a_origin"] == "photo")
+    data = Path(theirs).read_bytes()
+    keep = dataset.ImageSource.get
+
+    def get(self, image_id, media, origin):
+        image = keep(self, image_id, media, origin)
+        return {**image, "bytes": dataset.encode_for_export(data)[0]} if "ada" in media else image
+
+    monkeypatch.setattr(dataset.ImageSource, "get", get)
+    with pytest.raises(RunFailed, match="removed person"):
+        export_run(run, tmp_path / "out", remove_identity=(person,))
+    assert not (tmp_path / "out").exists()
 
 
 def test_misuse_is_told(run, tmp_path):

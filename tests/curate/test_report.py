@@ -233,13 +233,35 @@ def test_a_run_that_stopped_early_still_has_a_report(run, tmp_path):
     steps = opened.steps
     for entry in steps[4:]:
         entry["state"] = "failed" if entry is steps[4] else "pending"
+    steps[4]["message"] = "Step 'measure' stopped: <the disk> is full."
     opened.save(steps=steps)
     data = report_data(opened.path)
     assert data["verdict"]["pairs"] is None
-    assert {"step": "measure", "what": "not finished", "why": "the step is failed"} in data["skipped"]
+    assert data["skipped"][-2] == {"step": "measure", "what": "failed", "why": steps[4]["message"]}
+    assert data["skipped"][-1]["what"] == "not finished"
+    assert data["skipped"][-1]["step"] == ", ".join(entry["name"] for entry in steps[5:] if entry["state"] == "pending")
     text = write_report(opened.path).read_text(encoding="utf-8")
-    assert "29 images kept from 28 inputs" in text
+    assert "29 images kept from 28 inputs, not finished" in text
     Page(text)
+
+
+def test_reasons_of_pairs_are_counted_even_when_no_example_is_stored(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    opened = Run(tmp_path / "run")
+    opened.entry("pair")["statistics"] = {
+        "pairs": {"judged": 100, "allowed": 10, "chosen": 5, "rejected": {"pair.copy.copy_similarity": 25}}
+    }
+    opened.save()
+    line = next(line for line in report_data(opened.path)["reasons"] if line["reason"] == "pair.copy.copy_similarity")
+    assert (line["step"], line["count"], line["share"]) == ("pair", 25, 0.25)
+    assert "copy_similarity" in write_report(opened.path).read_text(encoding="utf-8")
+
+
+def test_what_the_listing_passed_over_is_told(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    opened = Run(tmp_path / "run")
+    opened.save(left_out={"files of other kinds": 3})
+    assert "Left out of the inputs: 3 files of other kinds." in write_report(opened.path).read_text(encoding="utf-8")
 
 
 def test_words():

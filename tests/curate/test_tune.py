@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import sys
 from pathlib import Path
 
@@ -155,6 +156,49 @@ def test_pair_bounds_are_judged_on_stored_candidates(run, sweep, column, branch)
         good = [row for row in open_to_it if fake_run.holds(row[column], curve["bound"], point["value"])]
         assert point["kept"] == len(good)
         assert point["identities"] == len({row["identity"] for row in good})
+
+
+def paired(run: Path, folder: Path, settings: dict, rows: list[dict]) -> Path:
+    """A copy of the run whose pairing has these settings and rows."""
+    shutil.copytree(run, folder)
+    opened = Run(folder)
+    opened.entry("pair")["own"]["settings"] = settings
+    opened.save()
+    table = opened.step_table("pair")
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), table.files[0])
+    return folder
+
+
+def test_a_copy_bound_judges_only_what_the_step_held_against_it(run, tmp_path):
+    settings = {
+        "branches": {
+            "frames": {"similarity": {"min": 0.8}, "copy": {"face_correlation": {"max": 0.95}, "above": 0.88}},
+            "photos": {"similarity": {"min": 0.4}, "copy": None},
+        },
+        "copy": {"face_correlation": {"max": 0.9}, "above": 0.75},
+    }
+    template = next(row for row in rows(run, "pair") if row["status"] == "kept")
+    table = [
+        template | {"id": f"{number:02d}~{number:02d}", "branch": branch, "similarity": similarity,
+                    "face_correlation": correlation, "status": status,
+                    "reason": None if status == "kept" else "pair.copy.face_correlation"}
+        for number, (branch, similarity, correlation, status) in enumerate([
+            ("photos", 0.5, 0.97, "kept"),  # not alike enough to be held for a copy
+            ("mixed", 0.8, 0.85, "kept"),
+            ("photos", 0.8, 0.93, "rejected"),
+            ("photos", 0.8, None, "kept"),  # nothing to compare
+            ("frames", 0.85, 0.99, "kept"),
+            ("edits", 0.9, 0.94, "kept"),
+            ("frames", 0.9, 0.96, "rejected"),
+        ])
+    ]  # fmt: skip
+    changed = paired(run, tmp_path / "run", settings, table)
+    (shared,) = tune(changed, ["copy.face_correlation.max=0.8,0.9,0.95"])["curves"]
+    assert (shared["gate"], shared["configured"]) == ("copy", 0.9)
+    assert [point["kept"] for point in shared["points"]] == [2, 3, 4]
+    (own,) = tune(changed, ["frames.copy.face_correlation.max=0.9,0.95,0.97"])["curves"]
+    assert (own["gate"], own["configured"]) == ("branches.frames.copy", 0.95)
+    assert [point["kept"] for point in own["points"]] == [1, 2, 3]
 
 
 def test_nothing_of_the_model_stack_is_imported(run):

@@ -134,6 +134,11 @@ def test_error_budget(tmp_path: Path, executor: Executor) -> None:
     assert list((tmp_path / "steps" / "01-square" / "parts").glob("*.parquet")), "finished shards are kept"
 
 
+def test_nothing_left_because_of_errors_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"kept none of its 1 rows \(ZeroDivisionError x1\)"):
+        execute(tmp_path, [square(fail=(0,))], LocalExecutor(1), range(1))
+
+
 def test_nothing_left_names_the_gate(tmp_path: Path) -> None:
     with pytest.raises(QualityError, match=r"'select' kept none of its 40 rows \(power.high x40\)") as caught:
         execute(tmp_path, [square(), ("select", Select(Select.Settings(below=0), ENV))], LocalExecutor(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from idtool.errors import MissingError, UsageError
-from idtool.media.paths import from_uri, to_uri
+from idtool.media.paths import from_uri, holds_login, to_uri, without_login
 from idtool.media.sources import SCHEMA, list_sources, uri_id
 
 
@@ -331,3 +332,35 @@ def test_real_folder(fixtures: Path) -> None:
     labels = {row["uri"]: row["identity_label"] for row in from_manifest}
     assert labels[f"{fixtures}/identities/cb_id0/00_celebbasis.jpg"] == "cb_id0"
     assert all(row["licence"] for row in from_manifest)
+
+
+@pytest.mark.parametrize("url", ["http://me:s3cret@host/x", "s3://key:s3cret@bucket", "zip://a::https://me:s3cret@h/z"])
+def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UsageError, match="password in its URL") as caught:
+        list_sources([url])
+    assert "s3cret" not in str(caught.value)
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"path\na.jpg\n{url}\n")
+    with pytest.raises(UsageError, match="row 2: a password") as caught:
+        list(list_sources([str(manifest)]))
+    assert "s3cret" not in str(caught.value)
+
+
+def test_without_login() -> None:
+    assert without_login("s3://key:secret@bucket/a@b") == "s3://bucket/a@b"
+    assert without_login("https://h/a:b@c.jpg") == "https://h/a:b@c.jpg"
+    assert not holds_login("abfs://container@account/x")
+
+
+def test_a_url_whose_files_could_not_be_found_again_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("in/a.jpg", b"x")
+    with pytest.raises(UsageError, match="would not say where they are"):
+        list_sources([f"zip://in::{tmp_path}/x.zip"])
+
+
+def test_a_manifest_with_pictures_in_place_of_paths_is_refused(tmp_path: Path) -> None:
+    rows = [{"image": {"bytes": b"\xff\xd8" * 50, "path": "a.jpg"}}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
+    with pytest.raises(UsageError, match="row 1: column 'image' holds no path but a structure"):
+        list(list_sources([str(tmp_path / "list.parquet")]))

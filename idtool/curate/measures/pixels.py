@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from idtool.curate.measures.base import Image, Item, Measure, Values, column
+from idtool.media.shrink import halved
 
 SHARPNESS_SIDE = 512
 SIGMA = 1.0
@@ -78,7 +79,9 @@ def sharpness(luma: Image) -> float:
 
     scale = min(SHARPNESS_SIDE / min(luma.shape), MAX_ENLARGEMENT)
     size = (max(1, round(luma.shape[1] * scale)), max(1, round(luma.shape[0] * scale)))
-    scaled = cv2.resize(luma, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    scaled = cv2.resize(
+        halved(luma, 2 * size[0], 2 * size[1]), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
     smooth = cv2.GaussianBlur(scaled.astype(np.float32), (0, 0), SIGMA)
     return float(cv2.Laplacian(smooth, cv2.CV_32F, ksize=1, borderType=cv2.BORDER_REPLICATE).astype(np.float64).var())
 
@@ -92,7 +95,9 @@ def hashes(luma: Image) -> tuple[int, int]:
     """
     import cv2
 
-    small = cv2.resize(luma, (HASH_SIDE, HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.resize(
+        halved(luma, 4 * HASH_SIDE, 4 * HASH_SIDE), (HASH_SIDE, HASH_SIDE), interpolation=cv2.INTER_AREA
+    ).astype(np.float32)
     low = cv2.dct(small)[:LOW, :LOW]
     flipped = low * np.where(np.arange(LOW) % 2, -1, 1).astype(np.float32)
     return _bits(low), _bits(flipped)
