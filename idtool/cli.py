@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 from idtool.commands import curate, inspect, models, recipes, setup
 from idtool.commands.errors import Commands
 from idtool.commands.shared import Verbosity
+from idtool.errors import Interrupted
 
 app = typer.Typer(
     cls=Commands,
@@ -71,4 +73,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="idtool")
+    try:
+        app(prog_name="idtool")
+    except SystemExit as end:
+        if end.code != Interrupted.exit_code:
+            raise
+        # Worker threads would go on to the end of their shards first. What they have not committed is not lost: it
+        # is done again, and commits are atomic.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(Interrupted.exit_code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class IdtoolError(Exception):
     """Something the user has to act on. `message` says what and where, `hint` what to do."""
@@ -12,6 +14,8 @@ class IdtoolError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.details: dict[str, Any] = {}
+        """What `--json` prints of the work up to the error."""
 
     def __reduce__(self) -> tuple[type[IdtoolError], tuple[str, str]]:
         return type(self), (self.message, self.hint)

@@ -128,6 +128,7 @@ def test_everything_bad_exits_3_and_still_reports(tmp_path: Path) -> None:
     result = curate(folder, tmp_path / "run")
     assert result.exit_code == 3, result.stderr
     assert "ingest" in result.stderr
+    assert json.loads(result.stdout)["steps"][0]["reasons"] == {"empty": 1}
     assert (tmp_path / "run" / "report.html").exists()
 
 
@@ -150,6 +151,31 @@ def test_slips_of_the_keys_are_answered_with_the_right_spelling(
     assert result.exit_code == 2, result.output
     assert says in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(80):
+        picture((1600, 1200), seed=number).save(folder / f"{number}.jpg")
+    command = [sys.executable, "-m", "idtool", "curate", "--recipe", "cheap", "--config", str(CHEAP)]
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [*command, "--input", str(folder), "--output", str(run), "--engine", "local"], stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not list(run.glob("steps/*measure/parts/*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130, said
+    assert "Go on with: idtool curate --recipe cheap" in said and "Traceback" not in said
+    assert curate(folder, run).exit_code == 0
+    assert Run(run).entry("measure")["kept"] == 80
 
 
 def test_output_in_use(tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ def curate(
     from idtool.commands import show
     from idtool.console import make_reporter
     from idtool.curate.pipeline import curate as run_recipe
+    from idtool.errors import IdtoolError
 
     every = (*(inputs or ()), *(more_inputs or ()))
     request = CurateRequest(
@@ -138,6 +139,11 @@ def curate(
         models_dir,
     )  # fmt: skip
     verbosity: Verbosity = ctx.obj
-    with make_reporter(quiet=quiet or verbosity.quiet) as reporter:
-        result = run_recipe(request, reporter)
+    try:
+        with make_reporter(quiet=quiet or verbosity.quiet) as reporter:
+            result = run_recipe(request, reporter)
+    except IdtoolError as error:
+        if as_json and error.details:  # a scheduled job wants the counts above all when something went wrong
+            emit({**error.details, "error": str(error)}, as_json, show.curated)
+        raise
     emit(result, as_json, show.curated)

@@ -34,7 +34,7 @@ from idtool.engine.runner import Options, Runner
 from idtool.engine.step import Binding, Env, Step
 from idtool.engine.table import KeptRows, Table, write_table
 from idtool.errors import Interrupted, QualityError, RunFailed
-from idtool.media.paths import local
+from idtool.media.paths import local, printable, without_login
 from idtool.media.sources import SCHEMA, list_sources
 from idtool.models.catalog import catalogue
 from idtool.models.weights import cache_dir, fetch, sha256
@@ -136,12 +136,12 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
             profile_reason=prepared.profile_reason,
             seed=request.seed,
             device=prepared.device,
-            inputs=[_without_secrets(value) for value in inputs],
+            inputs=[_recorded(value) for value in inputs],
             sample=not request.inputs,
             sources=rows,
             left_out=dict(+listing.listing.skipped),
             engine=executor.name,
-            command=resume_command(),
+            command=_recorded(resume_command()),
         )
         _fetch_weights(prepared.planned, run.path, listing.upstream, progress)
         (run.path / "recipe.yaml").write_text(prepared.recipe.to_yaml(), encoding="utf-8")
@@ -150,10 +150,12 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
         try:
             runner = Runner(run, executor, context, progress, options, _describe)
             runner.execute(prepared.planned, sources, listing.upstream)
-        except (QualityError, RunFailed):
+        except (QualityError, RunFailed) as error:
             # What went wrong is also in the report; a disk too full for it must not hide the reason.
+            report = None
             with contextlib.suppress(OSError):
-                write_report(run.path)
+                report = write_report(run.path)
+            error.details = summary(run.path, report)
             raise
         finally:
             executor.close()
@@ -257,6 +259,11 @@ def _executor(request: CurateRequest, rows: int) -> Executor:
     return LocalExecutor(request.workers)
 
 
+def _recorded(text: str) -> str:
+    """Text as a manifest may hold it: no login of a URL, no bytes that are not UTF-8."""
+    return printable(without_login(text))
+
+
 def resume_command() -> str:
     """The command line that goes on with this run."""
     return shlex.join(["idtool", *sys.argv[1:]])
@@ -277,10 +284,3 @@ def _clean_stop(request: CurateRequest) -> Iterator[None]:
         raise Interrupted(
             f"Stopped. What is finished is kept in {request.run_dir}.", f"Go on with: {resume_command()}"
         ) from None
-
-
-def _without_secrets(url: str) -> str:
-    """`s3://key:secret@bucket/x` without what stands before the @ of its host."""
-    scheme, mark, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}" if mark else url

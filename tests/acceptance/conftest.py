@@ -23,28 +23,28 @@ MANIFEST = ("path", "identity", "source", "licence", "consent", "photographer")
 VIDEO = ("frames.fps=2", *SMALLER)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def clean_environment() -> Iterator[None]:
-    """Nothing of this shell's settings reaches the runs, except where the weights are."""
+    """Nothing of this shell's settings reaches the runs, except where photos and weights are."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("IDTOOL_")]:
-            if name not in ("IDTOOL_FIXTURES", "IDTOOL_CACHE", "IDTOOL_MODELS"):
+            if name not in ("IDTOOL_FIXTURES", "IDTOOL_CACHE", "IDTOOL_MODELS", "IDTOOL_OFFLINE"):
                 patch.delenv(name)
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("acceptance")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def unlabelled(fixtures: Path, place: Path) -> Path:
     """All photos of `identities/`; who is who comes from the faces alone."""
     return curate(place / "unlabelled", [fixtures / "identities"], *SMALLER, "identify.by=cluster")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def labelled(fixtures: Path, unlabelled: Path, place: Path) -> Path:
     """The same photos with their folders as labels."""
     return again(unlabelled, place / "labelled", [fixtures / "identities"], *SMALLER, "identify.by=folder")
@@ -60,7 +60,7 @@ def _frames(video: Path, box: tuple[int, int, int, int], every: int, count: int)
     return [np.ascontiguousarray(image[top:bottom, left:right]) for image in found[::every][:count]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def two_people(fixtures: Path, place: Path) -> Path:
     """A video of two people, one after the other, the first once more at the end: 1.5 s each."""
     her = _frames(fixtures / "videos" / "portrait_1280x720_s18.mp4", (510, 0, 1050, 720), 3, 30)
@@ -70,20 +70,20 @@ def two_people(fixtures: Path, place: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def videos(fixtures: Path, two_people: Path, place: Path) -> Path:
     """All videos, two frames a second."""
     return curate(place / "videos", [fixtures / "videos", two_people], *VIDEO)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def awkward(fixtures: Path, place: Path) -> Path:
     """Groups and hard pictures, with two people of `identities/` so that something is left to pair."""
     inputs = [fixtures / "groups", fixtures / "hard", fixtures / "identities" / "obama"]
     return curate(place / "awkward", [*inputs, fixtures / "identities" / "lecun"], *SMALLER)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def manifest(fixtures: Path, place: Path) -> Path:
     """Thirty photos of three people and a stranger, with what is known of them."""
     folder = place / "collection"
@@ -100,7 +100,7 @@ def manifest(fixtures: Path, place: Path) -> Path:
     return folder / "manifest.csv"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small(manifest: Path, place: Path) -> Path:
     """The manifest's photos. Tests leave it as it is."""
     return curate(place / "small", [manifest], *SMALLER)
