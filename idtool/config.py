@@ -45,6 +45,7 @@ class ResolvedRecipe:
     recipe: str
     summary: str
     paper: str | None
+    max_error_rate: float
     steps: tuple[ResolvedStep, ...]
     source: str
     """Which file it comes from, for people."""
@@ -55,7 +56,8 @@ class ResolvedRecipe:
             {"step": step.kind, **_without_null_defaults(step.settings, step.settings.model_dump(mode="json"))}
             for step in self.steps
         ]
-        return {"recipe": self.recipe, "summary": self.summary, "paper": self.paper, "steps": steps}
+        facts = {"recipe": self.recipe, "summary": self.summary, "paper": self.paper}
+        return {**facts, "max_error_rate": self.max_error_rate, "steps": steps}
 
     def to_yaml(self) -> str:
         """`content()` as YAML."""
@@ -115,7 +117,7 @@ class ConfigFile:
         _raise(problems)
         named = zip(step_names([step["step"] for step in steps]), checked, strict=True)
         resolved = tuple(ResolvedStep(label, kind, settings) for label, (kind, settings) in named)
-        return ResolvedRecipe(name, recipe.summary, recipe.paper, resolved, self.origin)
+        return ResolvedRecipe(name, recipe.summary, recipe.paper, recipe.max_error_rate, resolved, self.origin)
 
 
 def packaged_text() -> str:

@@ -65,6 +65,8 @@ class Recipe(_Model):
     summary: str
     paper: str | None = None
     """Where the recipe comes from."""
+    max_error_rate: float = Field(0.01, ge=0, le=1)
+    """Share of a step's rows that may end in errors (ours or the machine's, not rejects) before the run stops."""
     steps: list[dict[str, Any]] = Field(min_length=1)
     """Each with its kind under `step`, and that kind's settings."""
 

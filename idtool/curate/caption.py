@@ -42,12 +42,10 @@ WRITES = pa.schema(
 MOODS = {
     "happy": ("a happy expression", "a smile"),
     "surprise": ("a surprised expression", "a look of surprise"),
-    "sad": ("a sad expression", "a sad look"),
-    "anger": ("an angry expression", "an angry look"),
-    "disgust": ("a disgusted expression", "a look of disgust"),
-    "fear": ("a fearful expression", "a look of fear"),
     "neutral": ("a neutral expression", "a neutral look"),
 }
+"""Expressions that a caption may name. The offline network's sad, anger, disgust and fear are often false calls
+(`idtool.models.expression`), and a wrong word in a caption is worse than none."""
 LEVEL_PITCH = -7.5
 """Degrees that portraits at eye level read (see measure `landmarks`: -5 to -10)."""
 OPENINGS = (

@@ -146,7 +146,7 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
         _fetch_weights(prepared.planned, run.path, listing.upstream, progress)
         (run.path / "recipe.yaml").write_text(prepared.recipe.to_yaml(), encoding="utf-8")
         context = Context(str(run.path), request.seed, prepared.device, threads=1)
-        options = Options(retry_errors=request.only == "errors")
+        options = Options(request.only == "errors", prepared.recipe.max_error_rate)
         try:
             runner = Runner(run, executor, context, progress, options, _describe)
             runner.execute(prepared.planned, sources, listing.upstream)
