@@ -190,9 +190,15 @@ def explained(result: Mapping[str, Any]) -> None:
             console.print(Text(line))
     rest = ("identity", "children", "pairs", "duplicates", "images")
     for key in rest:
-        if result.get(key):
+        if _says_anything(result.get(key)):
             console.print(Text(f"\n{key}"))
             _part(result[key])
+
+
+def _says_anything(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_says_anything(inner) for inner in value.values())
+    return bool(value)
 
 
 def _part(value: Any) -> None:
