@@ -173,8 +173,8 @@ def test_copies_of_remote_and_local_files(tmp_path: Path, copy: str, kept: set[s
     memory = fsspec.filesystem("memory")
     photo, film = media.photo(tmp_path / "a.jpg"), media.video(tmp_path / "a.mp4", media.moving(10))
     for path in (photo, film):
-        memory.pipe(f"/bucket/{copy}/{path.name}", path.read_bytes())
-    remote = [f"memory://bucket/{copy}/{path.name}" for path in (photo, film)]
+        memory.pipe(f"/ingest/{copy}/{path.name}", path.read_bytes())
+    remote = [f"memory://ingest/{copy}/{path.name}" for path in (photo, film)]
     rows = ingest([*remote, photo, film], tmp_path / "run", copy=copy)
     assert {row["status"] for row in rows} == {"kept"}
     assert rows[0]["id"] == rows[2]["id"] and rows[1]["id"] == rows[3]["id"]
