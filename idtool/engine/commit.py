@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from idtool.engine.operator import ERROR
 from idtool.engine.table import Table, write_file, write_table
 
 BUCKET_ROWS = 16_384
@@ -46,6 +47,12 @@ class Parts:
 
     def read(self, key: str, columns: list[str]) -> pa.Table:
         return pq.read_table(self.path / f"{key}.parquet", columns=columns)
+
+    def drop_failed(self) -> None:
+        """Remove finished shards that have errors, so that they are done again."""
+        for key in self.keys():
+            if ERROR in self.read(key, ["status"])["status"].to_pylist():
+                (self.path / f"{key}.parquet").unlink()
 
     def keep_only(self, keys: set[str]) -> None:
         """Remove parts that the present plan does not ask for."""

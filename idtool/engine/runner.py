@@ -147,11 +147,19 @@ class Runner:
             "started": started,
             "seconds": round(time.monotonic() - clock, 3),
         }
-        self._within_budget(entry["errors"], entry["kept"] + entry["rejected"] + entry["errors"], entry["reasons"])
+        if entry["errors"] > self._budget(entry["kept"] + entry["rejected"] + entry["errors"]):
+            raise RunFailed(
+                f"Step {step.name!r}: {entry['errors']} rows failed; rejects/{folder.name}.parquet says why.",
+                "Mend the cause, then run the same command again.",
+            )
         write_json(folder / "step.json", entry)
         parts.clear()
         self.progress.step_end(step.name, entry)
         return entry
+
+    def _budget(self, rows: int) -> float:
+        """Errors that a step of so many rows may have; one bad row never stops a run."""
+        return max(1.0, self.options.max_error_rate * rows)
 
     # -- row steps -----------------------------------------------------------------------------------------------
 
@@ -160,12 +168,14 @@ class Runner:
     ) -> set[str]:
         content = upstream.content_after(step) if not step.step.selects_only else upstream.after(step)
         reused_keys, reused_ids = self._take_over(step, table, parts, content)
+        if self.options.retry_errors:
+            parts.drop_failed()
         finished, suspects = parts.keys(), parts.suspects()
         keys = [shard_key(content, ids) for ids in _shard_ids(table, row_step.shard_rows, reused_ids)]
         parts.keep_only({*keys, *reused_keys})
         tally: Counter[str] = Counter()
         causes: Counter[str] = Counter()
-        budget = max(1.0, self.options.max_error_rate * rows_in)
+        budget = self._budget(rows_in)
 
         def count(stored: pa.Table) -> None:
             status = Counter(stored["status"].to_pylist())
@@ -190,6 +200,8 @@ class Runner:
                 count(parts.commit(shard.key, output))
                 if tally[ERROR] > budget or (tally[ERROR] >= ALL_FAILED_ROWS and tally[ERROR] == tally.total()):
                     raise _over_budget(step.name, tally, causes)
+        if tally[ERROR] > budget:
+            raise _over_budget(step.name, tally, causes)
         return {*keys, *reused_keys}
 
     def _take_over(self, step: Planned, table: Table, parts: Parts, content: str) -> tuple[set[str], set[str]]:
@@ -221,11 +233,6 @@ class Runner:
         if ids:
             self.progress.note(f"{step.name}: {len(ids)} rows taken over from the earlier run")
         return keys, ids
-
-    def _within_budget(self, errors: int, rows: int, reasons: dict[str, int]) -> None:
-        if errors > max(1.0, self.options.max_error_rate * rows):
-            top = ", ".join(f"{reason} x{number}" for reason, number in Counter(reasons).most_common(3))
-            raise RunFailed(f"{errors} of {rows} rows failed: {top}.", "Run the same command with --only errors.")
 
     # -- table steps ---------------------------------------------------------------------------------------------
 

@@ -134,6 +134,17 @@ def test_error_budget(tmp_path: Path, executor: Executor) -> None:
     assert list((tmp_path / "steps" / "01-square" / "parts").glob("*.parquet")), "finished shards are kept"
 
 
+def test_a_run_over_its_budget_goes_on_with_only_errors(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    steps = [square(fail=tuple(range(9)), log=str(log))]
+    for _ in range(2):
+        with pytest.raises(RunFailed, match=r"'square' stopped: .* ZeroDivisionError \(cannot do \d\)"):
+            execute(tmp_path / "run", steps, LocalExecutor(1))
+    _, table, _ = execute(tmp_path / "run", [square(log=str(log))], LocalExecutor(1), retry_errors=True)
+    _, fresh, _ = execute(tmp_path / "fresh", [square()], LocalExecutor(1))
+    assert table.read().equals(fresh.read())
+
+
 def test_nothing_left_because_of_errors_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"kept none of its 1 rows \(ZeroDivisionError x1\)"):
         execute(tmp_path, [square(fail=(0,))], LocalExecutor(1), range(1))
