@@ -130,9 +130,11 @@ class Scrfd:
 
     def _look(self, image: Image, size: int) -> tuple[Floats, Floats, Floats]:
         """Boxes (N, 4), scores (N,) and points (N, 5, 2) in pixels of `image`, above the threshold, before merging."""
+        import cv2
+
         canvas, scale = letterbox(image, size)
-        blob = ((canvas.astype(np.float32) - 127.5) / 128.0).transpose(2, 0, 1)[None]
-        outputs = self._session.run(None, {self._session.get_inputs()[0].name: np.ascontiguousarray(blob)})
+        blob = cv2.dnn.blobFromImage(canvas, 1 / 128, mean=(127.5, 127.5, 127.5))
+        outputs = self._session.run(None, {self._session.get_inputs()[0].name: blob})
         boxes, scores, kps = [], [], []
         for index, stride in enumerate(_STRIDES):
             score = np.asarray(outputs[index], np.float32).reshape(-1)

@@ -57,14 +57,16 @@ class NudeNet:
         The image fills the top left of a square of 320 px; one image per call, so that no image depends on its
         neighbours. ValueError for an array of another kind.
         """
+        import cv2
+
         scores = np.zeros((len(images), len(self.CLASSES)), np.float32)
         for row, image in zip(scores, images, strict=True):
             crops.check(image)
             canvas, _ = letterbox(image, self.SIZE)
-            blob = (canvas.astype(np.float32) / 255.0).transpose(2, 0, 1)[None]
+            blob = cv2.dnn.blobFromImage(canvas, 1 / 255)
             # (4 + classes, places): box centre and size, then one score per class. No suppression is needed for a
             # maximum.
-            output = self._session.run(None, {"images": np.ascontiguousarray(blob)})[0][0]
+            output = self._session.run(None, {"images": blob})[0][0]
             row[:] = output[4:].max(axis=1)
         return scores
 
