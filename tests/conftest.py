@@ -17,3 +17,8 @@ def fixtures() -> Path:
     if not (folder / "ATTRIBUTION.csv").exists():
         pytest.skip(f"no test photos at {folder}: set IDTOOL_FIXTURES to a folder that has ATTRIBUTION.csv")
     return folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("offline_weights") and os.environ.get("IDTOOL_OFFLINE") == "1":
+        pytest.skip("needs weights of the package index, and IDTOOL_OFFLINE=1 forbids fetching them")
