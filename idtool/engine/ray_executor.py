@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+import idtool
 from idtool.engine.apply import Warn
 from idtool.engine.executor import Program, Shard
 from idtool.engine.operator import Resources
@@ -63,11 +65,17 @@ class RayExecutor:
             options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
             if self.address is None:
                 options |= {"include_dashboard": False, "num_cpus": self.workers}
+            else:
+                # Nodes have the dependencies; this very code goes along, so that all run the same.
+                options["runtime_env"] = {"py_modules": [str(Path(idtool.__file__).parent)]}
             try:
                 ray.init(address=self.address or "local", **options)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 where = f"the Ray cluster at {self.address!r}" if self.address else "a local Ray cluster"
-                raise MissingError(f"Cannot reach {where}: {error}.", "Check --address, or leave it out.") from error
+                raise MissingError(
+                    f"Cannot reach {where}: {error}.",
+                    "Check --address, or leave it out. For a cluster that asks for a token set RAY_AUTH_MODE=token.",
+                ) from error
             self._started = True
         self._ray = ray
         return ray
@@ -124,7 +132,9 @@ class RayExecutor:
                     result, warnings = ray.get(done)
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from None
-                except ray.exceptions.RayError:
+                except ray.exceptions.RayError as error:
+                    if "creation task" in str(error):
+                        raise _unfit(error) from error
                     retry = attempt.next_tries()
                     if retry is not None:
                         open_parts[key] += len(retry) - 1
@@ -148,6 +158,15 @@ class RayExecutor:
         if self._ray is not None and self._started:
             self._ray.shutdown()
         self._ray = None
+
+
+def _unfit(error: Exception) -> MissingError:
+    """A worker that cannot even be made: its class needs nothing but imports, so a package is not there."""
+    lines = [line.strip() for line in str(error).splitlines() if "Error" in line]
+    return MissingError(
+        f"The workers of the Ray cluster cannot be set up: {lines[-1] if lines else error}.",
+        "Install idtool with its dependencies on every node, at the version that is installed here.",
+    )
 
 
 class _Attempt:
