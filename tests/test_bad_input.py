@@ -219,3 +219,32 @@ def test_disk_full_stops_cleanly_and_resumes(tmp_path: Path, monkeypatch: pytest
     assert curate(folder, tmp_path / "fresh").exit_code == 0
     tables = [Run(tmp_path / name).step_table("dedup").read() for name in ("run", "fresh")]
     assert tables[0].drop_columns(["input_id"]).equals(tables[1].drop_columns(["input_id"]))
+
+
+def test_a_file_changed_in_place_is_read_again(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        picture(seed=number).save(folder / f"{number}.png")
+    assert curate(folder, tmp_path / "run").exit_code == 0
+    picture((64, 64), seed=9).save(folder / "1.png")
+    assert curate(folder, tmp_path / "run").exit_code == 0
+    assert curate(folder, tmp_path / "fresh").exit_code == 0
+    tables = [Run(tmp_path / name).step_table("dedup").read() for name in ("run", "fresh")]
+    assert tables[0].equals(tables[1])
+
+
+def test_a_corrected_manifest_reaches_the_last_table(tmp_path: Path) -> None:
+    manifest = tmp_path / "list.csv"
+    for number in range(3):
+        picture(seed=number).save(tmp_path / f"{number}.png")
+
+    def labelled(name: str) -> None:
+        manifest.write_text(f"path,identity,licence\n0.png,Ann,CC0\n1.png,{name},CC0\n2.png,Bob,CC0\n")
+
+    labelled("Ann")
+    assert curate(manifest, tmp_path / "run").exit_code == 0
+    labelled("Bob")
+    assert curate(manifest, tmp_path / "run").exit_code == 0
+    rows = Run(tmp_path / "run").step_table("dedup").read(["name", "identity_label"]).to_pylist()
+    assert {row["name"]: row["identity_label"] for row in rows} == {"0.png": "Ann", "1.png": "Bob", "2.png": "Bob"}

@@ -95,20 +95,6 @@ class PairSettings(Settings):
     """Examples of rejected pairs kept per identity, spread over the reasons; all are counted."""
 
 
-OPTIONAL = (
-    "origin",
-    "parent",
-    "time_ms",
-    "embedding2",
-    "copy_embedding",
-    "face_thumb",
-    "roll",
-    "yaw",
-    "pitch",
-    "expressions",
-)
-
-
 class Pair(TableStep):
     """Reads identity by identity; memory is a bucket of about 33,000 images, or the largest identity."""
 

@@ -196,8 +196,8 @@ def _fetch_weights(planned: list[Planned], run_dir: Path, upstream: Upstream, pr
 
 
 class _Sources:
-    """The listing of some inputs. Once read through, `upstream` tells it from any other: its digest covers sizes and
-    times of change, so that a file that changed in place is read again."""
+    """The listing of some inputs. Once read through, `upstream` tells it from any other. Ids cover sizes and times of
+    change, so that a file that changed in place is a new row and is read again."""
 
     def __init__(self, inputs: Sequence[str], limit: int | None) -> None:
         self.listing = list_sources(inputs, limit=limit)
@@ -205,7 +205,8 @@ class _Sources:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for row in self.listing:
-            self._digest.update([f"{row['id']} {_stamp(row['uri'])} {fingerprint(row)}"])
+            row["id"] = fingerprint(row["id"], _stamp(row["uri"]))
+            self._digest.update([f"{row['id']} {fingerprint(row)}"])
             yield row
 
     @property

@@ -20,15 +20,17 @@ from idtool.engine.operator import (
 )
 
 INPUT_ID = "input_id"
-"""Hidden column: the id of the input row that an output row came from. What resume and reuse go by."""
+"""Hidden column: the key (`row_keys`) of the input row that an output row came from. What resume and reuse go by;
+the runner adds it to what it hands out."""
 
 Warn = Callable[[str], None]
 
 
 def apply(operators: Sequence[Operator], batch: pa.Table, warn: Warn = lambda _: None) -> pa.Table:
-    """Run the chain on a batch of kept rows. Rows that an operator rejects, or that fail, skip the rest of the
-    chain and come back with their outcome; the columns they did not get are null."""
-    batch = batch.append_column(INPUT_ID, batch["id"])
+    """Run the chain on a batch of kept rows. Rows that an operator rejects, or that fail, skip the rest of the chain
+    and come back with their outcome; the columns they did not get are null."""
+    if INPUT_ID not in batch.column_names:  # a caller that carries nothing from sources: the id is the key
+        batch = batch.append_column(INPUT_ID, batch["id"])
     done: list[pa.Table] = []
     for operator in operators:
         result = _call(operator, batch, warn)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from idtool.engine.apply import INPUT_ID, Warn, apply, failed_rows
+from idtool.engine.apply import Warn, apply, failed_rows
 from idtool.engine.operator import Context, Operator
 
 
@@ -48,7 +48,6 @@ class Program:
     def crashed(self, rows: pa.Table) -> pa.Table:
         """The outcome of a row that kills its worker whenever it is tried."""
         error = WorkerCrashed("the worker process died while it processed this row")
-        rows = rows.append_column(INPUT_ID, rows["id"])
         return failed_rows(rows, pa.schema([]), error)
 
 

@@ -16,8 +16,22 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
+def row_keys(rows: pa.Table, carried: Iterable[str]) -> list[str]:
+    """What tells an input row from any other: its id, and a hash of the columns that it carries from the sources.
+
+    The id alone names the content; a label or a licence that was corrected in a manifest makes the row another one,
+    whose results must not be taken over from before.
+    """
+    names = [name for name in carried if name in rows.column_names]
+    ids: list[str] = rows["id"].to_pylist()
+    if not names:
+        return ids
+    told = zip(ids, *(rows[name].to_pylist() for name in names), strict=True)
+    return [f"{row[0]}:{fingerprint(*row[1:])}" for row in told]
+
+
 class IdDigest:
-    """Order-free digest of a set of row ids, fed in batches: equal sets have equal digests."""
+    """Order-free digest of a set of row keys, fed in batches: equal sets have equal digests."""
 
     def __init__(self) -> None:
         self._sum = 0

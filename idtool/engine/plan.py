@@ -29,6 +29,8 @@ class Planned:
     """What the step itself contributes to fingerprints: settings, operators, models, code versions."""
     schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
     """Schema of the step's table, outcome columns and `input_id` included."""
+    carried: tuple[str, ...] = ()
+    """Columns of the sources, which rows carry along: a change in them makes another row."""
     skipped: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -56,11 +58,12 @@ class Upstream:
 def plan_steps(steps: Sequence[tuple[str, Step]], columns: pa.Schema) -> list[Planned]:
     """Walk the recipe: `columns` is what the sources give. Raises UsageError for a column that nobody writes."""
     available = {f.name: f for f in columns if f.name not in OUTCOME.names}
+    carried = tuple(name for name in available if name != "id")
     missing: dict[str, str] = {}
     planned: list[Planned] = []
     for index, (name, step) in enumerate(steps, start=1):
         step.missing = dict(missing)
-        entry = Planned(index, name, step, skipped=step.skip_reason())
+        entry = Planned(index, name, step, carried=carried, skipped=step.skip_reason())
         planned.append(entry)
         missing.update(step.provides_none())
         if entry.skipped:

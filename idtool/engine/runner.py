@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from idtool.engine.apply import INPUT_ID
 from idtool.engine.commit import Parts, conform
 from idtool.engine.executor import Executor, Program, Shard, shard_key
-from idtool.engine.fingerprint import IdDigest
+from idtool.engine.fingerprint import IdDigest, row_keys
 from idtool.engine.operator import ERROR, KEPT, REJECTED, STORAGE_ERRNOS, Context
 from idtool.engine.plan import Planned, Upstream, done_entry, stored_entry
 from idtool.engine.step import Binding, RowStep, TableContext, TableStep
@@ -171,7 +171,10 @@ class Runner:
         if self.options.retry_errors:
             parts.drop_failed()
         finished, suspects = parts.keys(), parts.suspects()
-        keys = [shard_key(content, ids) for ids in _shard_ids(table, row_step.shard_rows, reused_ids)]
+        carried = [name for name in step.carried if name in table.schema.names]
+        named = _keyed(table.batches(["id", *carried]), carried)
+        cut = _cut(named, row_step.shard_rows, reused_ids)
+        keys = [shard_key(content, rows[INPUT_ID].to_pylist()) for rows in cut]
         parts.keep_only({*keys, *reused_keys})
         tally: Counter[str] = Counter()
         causes: Counter[str] = Counter()
@@ -186,7 +189,7 @@ class Runner:
             self.progress.advance(step.name, status[KEPT], status[REJECTED], status[ERROR])
 
         def pending() -> Iterator[Shard]:
-            cut = _cut(table.batches(), row_step.shard_rows, reused_ids)
+            cut = _cut(_keyed(table.batches(), carried), row_step.shard_rows, reused_ids)
             for key, rows in zip(keys, cut, strict=True):
                 if key not in finished:
                     parts.begin(key)
@@ -212,7 +215,8 @@ class Runner:
         usable = stored is not None and stored["content"] == content and step.step.reuses_rows and former.files
         if not usable or step.step.selects_only or not former.schema.equals(step.schema):
             return set(), set()
-        wanted = set(_ids(table))
+        carried = [name for name in step.carried if name in table.schema.names]
+        wanted = {key for rows in table.batches(["id", *carried], rows=65_536) for key in row_keys(rows, carried)}
         keys: set[str] = set()
         ids: set[str] = set()
         if self.options.retry_errors:
@@ -222,9 +226,9 @@ class Runner:
                 for row in batch.filter(pc.equal(batch["status"], ERROR))[INPUT_ID].to_pylist()
             }
             wanted -= failed
+        still_true = pa.array(sorted(wanted), pa.string())
         for number, batch in enumerate(former.batches()):
-            mask = pc.is_in(batch[INPUT_ID], value_set=pa.array(sorted(wanted), pa.string()))
-            batch = batch.filter(mask)
+            batch = batch.filter(pc.is_in(batch[INPUT_ID], value_set=still_true))
             if batch.num_rows:
                 key = f"reused-{number:06d}"
                 parts.commit(key, batch)
@@ -260,16 +264,17 @@ class Runner:
         return keys
 
     def _account(self, step: Planned, table: Table) -> dict[str, Any]:
-        """Counts, the digest of the kept ids, and the step's file of rejects, in one pass."""
+        """Counts, the digest of the kept rows' keys, and the step's file of rejects, in one pass."""
         digest, status, reasons = IdDigest(), Counter[str](), Counter[str]()
         columns = [name for name in REJECT_COLUMNS if name in table.schema.names]
         schema = pa.schema([*(table.schema.field(name) for name in columns), pa.field("step", pa.string())])
         path = self.run.path / "rejects" / f"{step.index:02d}-{step.name}.parquet"
+        carried = [name for name in step.carried if name in table.schema.names]
         with file_writer(path, schema) as writer:
-            for batch in table.batches(columns):
+            for batch in table.batches(list(dict.fromkeys([*columns, *carried]))):
                 kept = pc.equal(batch["status"], KEPT)
-                digest.update(batch.filter(kept)["id"])
-                lost = batch.filter(pc.invert(kept))
+                digest.update(row_keys(batch.filter(kept), carried))
+                lost = batch.filter(pc.invert(kept)).select(columns)
                 status.update(batch["status"].to_pylist())
                 reasons.update(lost["reason"].to_pylist())
                 if lost.num_rows:
@@ -284,14 +289,9 @@ class Runner:
         }
 
 
-def _ids(table: Table) -> Iterator[str]:
-    for batch in table.batches(["id"], rows=65_536):
-        yield from batch["id"].to_pylist()
-
-
-def _shard_ids(table: Table, size: int, leave_out: set[str]) -> Iterator[list[str]]:
-    for rows in _cut(table.batches(["id"]), size, leave_out):
-        yield rows["id"].to_pylist()
+def _keyed(batches: Iterator[pa.Table], carried: Sequence[str]) -> Iterator[pa.Table]:
+    for batch in batches:
+        yield batch.append_column(INPUT_ID, pa.array(row_keys(batch, carried), pa.string()))
 
 
 def _cut(batches: Iterator[pa.Table], size: int, leave_out: set[str]) -> Iterator[pa.Table]:
@@ -301,7 +301,7 @@ def _cut(batches: Iterator[pa.Table], size: int, leave_out: set[str]) -> Iterato
     want = 1
     for batch in batches:
         if leave_out:
-            mask = pa.array([value not in leave_out for value in batch["id"].to_pylist()], pa.bool_())
+            mask = pa.array([value not in leave_out for value in batch[INPUT_ID].to_pylist()], pa.bool_())
             batch = batch.filter(mask)
         held = batch if held is None else pa.concat_tables([held, batch])
         while held.num_rows >= want:
