@@ -36,10 +36,24 @@ class BindingConfig(_Model):
     """Settings of the model's wrapper."""
     thresholds: dict[str, float] = {}
     """Limits calibrated for this network, such as `same_person` (cosine)."""
+    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")] | None = None
+    """Where this model runs whatever --device says, for networks that have no other place; null: where the run says."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Expected hash of the weight file, where `options.file` names one."""
 
     def bound_to(self, role: str) -> Binding:
         """The binding that steps receive."""
-        return Binding(role, self.model, self.revision, self.licence, dict(self.options), dict(self.thresholds))
+        return Binding(
+            role,
+            self.model,
+            self.revision,
+            self.licence,
+            dict(self.options),
+            dict(self.thresholds),
+            self.device,
+            self.sha256,
+            self.commercial,
+        )
 
 
 def _as_list(value: Any) -> Any:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.zoo import Zoo
+
 REPO = Path(__file__).resolve().parents[1]
 
 
@@ -17,6 +19,22 @@ def fixtures() -> Path:
     if not (folder / "ATTRIBUTION.csv").exists():
         pytest.skip(f"no test photos at {folder}: set IDTOOL_FIXTURES to a folder that has ATTRIBUTION.csv")
     return folder
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """Tiny checkpoints by name. Tests that need them skip where PyTorch is not installed."""
+    pytest.importorskip("torch", reason="needs the extra `models`")
+    pytest.importorskip("transformers", reason="needs the extra `models`")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return Zoo(tmp_path_factory.mktemp("zoo"))
+
+
+@pytest.fixture
+def tiny(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> Zoo:
+    """As `zoo`, with its folder as the mirror that models are looked for in."""
+    monkeypatch.setenv("IDTOOL_MODELS", str(zoo.mirror))
+    return zoo
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

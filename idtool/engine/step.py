@@ -30,12 +30,18 @@ class Binding:
 
     role: str
     model: str
-    """Name in the weight catalogue (`scrfd-500m`), or `hf:<repo>` for a hub model."""
+    """Name in the weight catalogue (`scrfd-500m`), or an address such as `hf:<repo>` (`idtool.models.addresses`)."""
     revision: str | None = None
     licence: str = "not stated"
     options: Mapping[str, Any] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """Calibrated limits that belong to the network, e.g. `same_person: 0.4` (cosine)."""
+    device: str | None = None
+    """Where this model runs whatever the device of the run; None: where the run says."""
+    sha256: str | None = None
+    """Expected hash of the weight file, where one file is bound."""
+    commercial: str = "unknown"
+    """Whether the terms allow commercial use, as we read them: yes, no or unknown."""
 
 
 @dataclass(frozen=True)

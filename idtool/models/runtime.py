@@ -41,10 +41,10 @@ class PerThread(Generic[T]):
 
 
 def parse_device(device: str) -> tuple[str, int]:
-    """`cpu`, `cuda` or `cuda:<n>` as kind and number. UsageError for anything else."""
+    """`cpu`, `mps`, `cuda` or `cuda:<n>` as kind and number. UsageError for anything else."""
     kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdecimal())):
-        raise UsageError(f"There is no device {device!r}.", "Use cpu, cuda or cuda:<number>.")
+    if kind not in ("cpu", "cuda", "mps") or (number and (kind != "cuda" or not number.isdecimal())):
+        raise UsageError(f"There is no device {device!r}.", "Use cpu, cuda, cuda:<number> or mps.")
     return kind, int(number or 0)
 
 
@@ -53,7 +53,7 @@ def cpu_only(device: str, engine: str) -> None:
     if parse_device(device)[0] != "cpu":
         raise MissingError(
             f"{engine} runs on the CPU only, but device {device!r} was asked for.",
-            "Use --device cpu, or bind the role to a model that runs on an accelerator.",
+            "Give the model `device: cpu` in the profile (pipelines.yaml), or use --device cpu.",
         )
 
 
@@ -73,6 +73,8 @@ def onnx_session(path: str | Path, device: str = "cpu", threads: int = 1) -> Any
     # Idle threads that spin take the cores from the decoders and from other workers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted, settings = "CPUExecutionProvider", {}
+    if kind == "mps":
+        cpu_only(device, "ONNX Runtime, as set up here,")
     if kind == "cuda":
         wanted, settings = "CUDAExecutionProvider", {"device_id": str(number)}
         if wanted not in ort.get_available_providers():

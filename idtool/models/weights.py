@@ -33,7 +33,7 @@ from idtool.models.index import download
 Announce = Callable[[str], None]
 PULL = "idtool models pull --profile offline"
 _HAS_LOCKS = importlib.util.find_spec("fcntl") is not None
-_checked: set[tuple[str, int, int, str]] = set()
+_hashes: dict[tuple[str, int, int], str] = {}
 
 
 def path(name: str, *, announce: Announce | None = None, allow_fetch: bool = True) -> Path:
@@ -162,32 +162,35 @@ def _unpack(file: Path, weights: list[Weight]) -> None:
 
 
 def _verified(file: Path, member: Member) -> bool:
-    """Whether a file is the pinned one. Hashed once, then known by its size and time of change."""
+    """Whether a file is the pinned one."""
+    return file.stat().st_size == member.bytes and file_hash(file) == member.sha256
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file. Computed once, then known by its size and time of change, also to later processes."""
     stat = file.stat()
-    if stat.st_size != member.bytes:
-        return False
-    key = (str(file), stat.st_size, stat.st_mtime_ns, member.sha256)
-    if key in _checked:
-        return True
+    key = (str(file), stat.st_size, stat.st_mtime_ns)
+    if key in _hashes:
+        return _hashes[key]
     with contextlib.suppress(OSError, ValueError):
-        if json.loads(_stamp(file).read_text("utf-8")) == list(key):
-            _checked.add(key)
-            return True
-    if _hash(file) != member.sha256:
-        return False
-    _remember(file, member.sha256)
-    return True
+        *stored, known = json.loads(_stamp(file).read_text("utf-8"))
+        if tuple(stored) == key:
+            _hashes[key] = known
+            return str(known)
+    found = _hash(file)
+    _remember(file, found)
+    return found
 
 
 def _remember(file: Path, digest: str) -> None:
     stat = file.stat()
-    key = (str(file), stat.st_size, stat.st_mtime_ns, digest)
-    _checked.add(key)
+    key = (str(file), stat.st_size, stat.st_mtime_ns)
+    _hashes[key] = digest
     stamp = _stamp(file)
     with contextlib.suppress(OSError):  # a read-only cache is hashed again by the next process
         stamp.parent.mkdir(parents=True, exist_ok=True)
         partial = stamp.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(key), "utf-8")
+        partial.write_text(json.dumps([*key, digest]), "utf-8")
         partial.replace(stamp)
 
 

@@ -242,7 +242,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(served: Index) -> None:
 
 def test_a_known_file_is_not_hashed_again(served: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     found = weights.path("single", announce=lambda _: None)
-    monkeypatch.setattr(weights, "_checked", set())  # as in a new process
+    monkeypatch.setattr(weights, "_hashes", {})  # as in a new process
     monkeypatch.setattr(weights, "_hash", lambda _: pytest.fail("hashed again"))
     assert weights.path("single") == found
 

@@ -1,0 +1,68 @@
+"""Tiny random checkpoints in the real architectures, written by the real `save_pretrained`: deterministic, a few MB
+each, made on demand once per test run. The product loads them as it loads any model: by address, from a mirror.
+
+Their numbers mean nothing; what they prove is that files, shapes, names and preprocessing fit together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+BUILDERS: dict[str, tuple[str, str]] = {
+    # name: (builder, folder below the mirror)
+    "clip": ("tests.zoo.clip:clip", "tiny/clip"),
+    "siglip": ("tests.zoo.clip:siglip", "tiny/siglip"),
+    "siglip2": ("tests.zoo.clip:siglip2", "tiny/siglip2"),
+    "open_clip": ("tests.zoo.clip:open_clip", "open_clip/tiny-clip/random"),
+    "dino": ("tests.zoo.vision:dino", "tiny/dino"),
+    "dinov2": ("tests.zoo.vision:dinov2", "tiny/dinov2"),
+    "dinov3": ("tests.zoo.vision:dinov3", "tiny/dinov3"),
+    "laion-v2": ("tests.zoo.heads:laion_v2", "tiny/laion-v2"),
+    "siglip-v2.5": ("tests.zoo.heads:siglip_v25", "tiny/siglip-v2.5"),
+    "face-pack": ("tests.zoo.face_pack:face_pack", "insightface/tiny"),
+    "facenet": ("tests.zoo.recognition:facenet", "tiny/facenet"),
+    "adaface": ("tests.zoo.recognition:adaface", "tiny/adaface"),
+    "yunet": ("tests.zoo.recognition:yunet", "tiny/yunet"),
+    "sface": ("tests.zoo.recognition:sface", "tiny/sface"),
+    "resemotenet": ("tests.zoo.emotion:resemotenet", "tiny/resemotenet"),
+    "hsemotion": ("tests.zoo.emotion:hsemotion", "tiny/hsemotion"),
+    "nsfw": ("tests.zoo.emotion:nsfw", "tiny/nsfw"),
+    "bisenet": ("tests.zoo.parsing:bisenet", "tiny/bisenet"),
+    "segformer": ("tests.zoo.parsing:segformer", "tiny/segformer"),
+    "grounding-dino": ("tests.zoo.segmentation:grounding_dino", "tiny/grounding-dino"),
+    "mm-grounding-dino": ("tests.zoo.segmentation:mm_grounding_dino", "tiny/mm-grounding-dino"),
+    "sam": ("tests.zoo.segmentation:sam", "tiny/sam"),
+    "sam2": ("tests.zoo.segmentation:sam2", "tiny/sam2"),
+    "sam3": ("tests.zoo.segmentation:sam3", "tiny/sam3"),
+    "segment-anything": ("tests.zoo.segmentation:segment_anything", "tiny/segment-anything"),
+    "qwen2-vl": ("tests.zoo.vlm:qwen2_vl", "tiny/qwen2-vl"),
+    "qwen2.5-vl": ("tests.zoo.vlm:qwen25_vl", "tiny/qwen2.5-vl"),
+    "qwen3-vl": ("tests.zoo.vlm:qwen3_vl", "tiny/qwen3-vl"),
+    "llava": ("tests.zoo.vlm:llava", "tiny/llava"),
+    "internvl": ("tests.zoo.vlm:internvl", "tiny/internvl"),
+    "smolvlm": ("tests.zoo.vlm:smolvlm", "tiny/smolvlm"),
+    "gemma3": ("tests.zoo.vlm:gemma3", "tiny/gemma3"),
+}
+
+
+class Zoo:
+    """A mirror of models (`IDTOOL_MODELS`) that fills as checkpoints are asked for."""
+
+    def __init__(self, mirror: Path) -> None:
+        self.mirror = mirror
+        self._lock = threading.Lock()
+
+    def __call__(self, name: str) -> Path:
+        """The folder of a checkpoint, built now if it is not there yet."""
+        builder, place = BUILDERS[name]
+        folder = self.mirror / place
+        with self._lock:
+            if not folder.is_dir():
+                module, _, function = builder.partition(":")
+                build: Callable[[Path], None] = getattr(import_module(module), function)
+                folder.mkdir(parents=True)
+                build(folder)
+        return folder
