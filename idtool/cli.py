@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from idtool.commands import curate, inspect, models, recipes, setup
+from idtool.commands import curate, generate, inspect, models, recipes, setup
 from idtool.commands.errors import Commands
 from idtool.commands.shared import Verbosity
 from idtool.errors import Interrupted
@@ -59,8 +59,10 @@ app.command("init")(setup.init)
 app.command("doctor")(setup.doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(generate.app, name="methods")
 app.command("plan")(curate.plan)
 app.command("curate")(curate.curate)
+app.command("generate")(generate.generate)
 app.command("tune")(inspect.tune)
 app.command("explain")(inspect.explain)
 app.command("report")(inspect.report)

@@ -85,6 +85,23 @@ class Recipe(_Model):
     """Each with its kind under `step`, and that kind's settings."""
 
 
+class MethodConfig(_Model):
+    """A generator as `idtool generate --method` knows it."""
+
+    kind: str = Field(min_length=1)
+    """Which code runs it (`idtool methods list --kinds`)."""
+    summary: str | None = None
+    """One line; null: the kind's own."""
+    models: dict[str, BindingConfig] = {}
+    """Slot -> model: `base`, `adapter`, `face` and the like, as the kind says."""
+    settings: dict[str, Any] = {}
+    """Values of the kind's settings that differ from its defaults."""
+    licence: str | None = None
+    """Terms that images and scores inherit; null: those of the models."""
+    conditions_on: str | None = None
+    """The face network that the method looks through: scores of the same network flatter it."""
+
+
 class Config(_Model):
     """All of pipelines.yaml."""
 
@@ -92,4 +109,5 @@ class Config(_Model):
     auto: list[str] = Field(min_length=1)
     """What `--profile auto` tries, in this order; the last one is taken when none before it fits."""
     profiles: dict[str, Profile] = Field(min_length=1)
+    methods: dict[str, MethodConfig] = {}
     recipes: dict[str, Recipe] = Field(min_length=1)

@@ -36,7 +36,7 @@ class Check:
 
 def examine(*, online: bool = False, output: Path | None = None) -> list[Check]:
     """Look at everything. `online` allows to ask the package index; `output`: where runs are to go."""
-    checks = [_python(), *_packages(), *_clashes(_installed()), *_providers(), _cuda(), _ray(), _codecs()]
+    checks = [_python(), *_packages(), *_clashes(_installed()), *_providers(), _cuda(), _pytorch(), _ray(), _codecs()]
     checks += [_cpus(), _memory(), _disk("disk space here", Path.cwd()), _writable(output or Path.cwd())]
     checks += [*_cache(), *_weights()]
     return [*checks, _index()] if online else checks
@@ -115,6 +115,38 @@ def _providers() -> Iterator[Check]:
 def _cuda() -> Check:
     name = find_cuda()
     return Check("cuda", "ok", name if name else "none found; --profile auto takes offline")
+
+
+def _pytorch() -> Check:
+    """The extra `models`: which of its packages are missing, and whether PyTorch can use the GPU that is here."""
+    from idtool.models.sources import extra_hint
+
+    installed = _installed()
+    missing = [name for name in _extra("models") if name not in installed]
+    if "torch" in missing:
+        return Check("extra models", "ok", f"not installed; profiles paper, modern and open need it. {extra_hint()}")
+    version = f"PyTorch {installed['torch']}, transformers {installed.get('transformers', 'not installed')}"
+    if missing:
+        return Check("extra models", "warn", f"{version}; not installed: {', '.join(missing)}", extra_hint())
+    if find_cuda():
+        import torch
+
+        if not torch.cuda.is_available():
+            advice = "Install a build of torch for this driver; the models of hub profiles would be refused on cuda."
+            return Check("extra models", "warn", f"{version}; a GPU is here and PyTorch cannot use it", advice)
+        version += f", CUDA {torch.version.cuda}"
+    return Check("extra models", "ok", version)
+
+
+def _extra(name: str) -> list[str]:
+    """Distributions that an extra of idtool asks for, by its own metadata."""
+    try:
+        required = metadata.requires("idtool") or []
+    except metadata.PackageNotFoundError:
+        return []
+    pattern = re.compile(rf"extra\s*==\s*['\"]{name}['\"]")
+    lines = [line for line in required if pattern.search(line)]
+    return [re.sub(r"[-_.]+", "-", re.split(r"[\s;<>=!~\[(]", line, maxsplit=1)[0]).lower() for line in lines]
 
 
 def _ray() -> Check:

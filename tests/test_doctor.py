@@ -78,6 +78,22 @@ def test_gpu_that_onnxruntime_cannot_use_is_a_warning(monkeypatch: pytest.Monkey
     assert [check.status for check in doctor._providers()] == ["ok"]
 
 
+def test_extra_models_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = dict.fromkeys(doctor._extra("models"), "1.0")
+    assert {"torch", "transformers", "insightface", "open-clip-torch"} <= set(every)
+    monkeypatch.setattr(doctor, "find_cuda", lambda: None)
+
+    def found(installed: dict[str, str]) -> doctor.Check:
+        monkeypatch.setattr(doctor, "_installed", lambda: installed)
+        return doctor._pytorch()
+
+    assert found(every).found == "PyTorch 1.0, transformers 1.0"
+    bare = found({})
+    assert (bare.status, "idtool[models]" in bare.found) == ("ok", True)
+    half = found({name: version for name, version in every.items() if name != "insightface"})
+    assert (half.status, half.found.endswith("not installed: insightface")) == ("warn", True)
+
+
 def test_little_space_and_little_memory_warn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 10**12, 10**9))

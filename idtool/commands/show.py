@@ -89,10 +89,19 @@ def doctor(result: Mapping[str, Any]) -> None:
 def models(result: Sequence[Mapping[str, Any]]) -> None:
     """The models of a profile."""
     rows = [
-        (row["role"], row["model"], row["state"], _megabytes(row["bytes"]), row["commercial"], row["licence"])
+        (
+            row["role"],
+            row["model"],
+            row["state"],
+            _megabytes(row["bytes"]),
+            _megabytes(row["memory"]),
+            row["commercial"],
+            row["licence"],
+        )
         for row in result
     ]
-    _console().print(_table(("role", "model", "state", "size", "commercial use", "licence"), rows, ("size",)))
+    columns = ("role", "model", "state", "size", "memory", "commercial use", "licence")
+    _console().print(_table(columns, rows, ("size", "memory")))
 
 
 def pulled(result: Mapping[str, Any]) -> None:
@@ -101,6 +110,8 @@ def pulled(result: Mapping[str, Any]) -> None:
     console.print(Text(f"here: {_plain(result['models'])} ({_megabytes(result['downloaded'])} downloaded)"))
     for model, why in result["left_out"].items():
         console.print(Text(f"left out: {model}, {why}"))
+    for model, why in result["failed"].items():
+        console.print(Text(f"failed: {model}: {why}", "bold red"))
 
 
 def checked(result: Sequence[Mapping[str, Any]]) -> None:
@@ -117,6 +128,36 @@ def checked(result: Sequence[Mapping[str, Any]]) -> None:
         for row in result
     ]
     _console().print(_table(("", "role", "model", "load", "run", "found"), rows, ("load", "run")))
+
+
+def calibrated(result: Sequence[Mapping[str, Any]]) -> None:
+    """Thresholds of each network at the false match rates that were asked for, and the line for pipelines.yaml."""
+    console = _console()
+    for one in result:
+        title = f"{one['model']}: {one['photos']} photos of {one['people']} people, "
+        title += f"{one['genuine']} pairs of one person, {one['impostor']} of two"
+        console.print(Text(title, "bold"))
+        console.print(Text(f"AUC {one['auc']:.5f}, equal error rate {one['eer']:.4f} at {one['eer_threshold']:.3f}"))
+        for kind in ("genuine", "impostor"):
+            spread = one["cosines"][kind]
+            console.print(Text(f"{kind}: mean {spread['mean']:.2f}, {spread['least']:.2f} to {spread['most']:.2f}"))
+        rows = [
+            (at["fmr"], at["threshold"], at["measured_fmr"], at["fnmr"], _between(at), at["reason"])
+            for at in one["thresholds"]
+        ]
+        numbers = ("FMR", "threshold", "measured FMR", "FNMR")
+        console.print(_table((*numbers, "95 %", ""), rows, numbers))
+        for name, why in list(one["left_out"].items())[:8]:
+            console.print(Text(f"left out: {name}, {why}"))
+        if len(one["left_out"]) > 8:
+            console.print(Text(f"left out: {len(one['left_out']) - 8} more"))
+        if one["several_faces"]:
+            console.print(Text(f"{len(one['several_faces'])} photos show several faces; the largest was taken"))
+        console.print(Text(f"{one['yaml']}\nkept in {one['stored']}\n"))
+
+
+def _between(at: Mapping[str, Any]) -> str:
+    return "" if at["low"] is None else f"{at['low']:.3f} to {at['high']:.3f}"
 
 
 def plan(result: Mapping[str, Any]) -> None:
@@ -154,6 +195,36 @@ def curated(result: Mapping[str, Any]) -> None:
     for name in ("dataset", "report", "run"):
         if result.get(name):
             console.print(Text(f"{name}: {result[name]}"))
+
+
+def methods(result: Sequence[Mapping[str, Any]]) -> None:
+    """The methods of pipelines.yaml."""
+    rows = [
+        (
+            row["method"],
+            row["people"],
+            row["references"],
+            row["size"],
+            "" if row["vram_gib"] is None else f"{row['vram_gib']:g} GB",
+            row["conditions_on"] or "",
+            f"{row['state']}: {row['why']}" if row["why"] else row["state"],
+        )
+        for row in result
+    ]
+    columns = ("method", "people", "reference", "size", "memory", "conditions on", "state")
+    _console().print(_table(columns, rows, ("memory",)))
+
+
+def generated(result: Mapping[str, Any]) -> None:
+    """What a generation run made, and where it is."""
+    curated(result)
+    console = _console()
+    for path in result["images"][:8]:
+        console.print(Text(path))
+    if len(result["images"]) > 8:
+        console.print(Text(f"… and {len(result['images']) - 8} more"))
+    if result["gallery"]:
+        console.print(Text(f"gallery: {result['gallery']}"))
 
 
 def tuned(result: Mapping[str, Any]) -> None:

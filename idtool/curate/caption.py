@@ -1,58 +1,47 @@
 """The `caption` step: a person part and a background part for both images of a pair (DMID §4.1.2).
 
-The paper lets a vision-language model write them. Without one, a template states what was measured and nothing else:
-expression, direction of the head, eyes, mouth, framing, light. It guesses no age, gender or origin, and says that
-the background was not described.
+The paper lets a vision-language model write them (role `captioner`). Without one, a template states what was measured
+and nothing else (`template_caption`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from idtool.engine.operator import Operator, Row, map_rows
-from idtool.engine.step import Env, RowStep, Settings
-from idtool.errors import UsageError
+from idtool.curate import prompts
+from idtool.curate.caption_pairs import PairCaptions
+from idtool.curate.resources import Gpus, resources
+from idtool.curate.template_caption import SIDES, TemplateCaptions
+from idtool.curate.vlm_caption import ROLE, Writer, why_not
+from idtool.engine.operator import Operator
+from idtool.engine.step import Binding, Env, RowStep, Settings
+from idtool.errors import MissingError
+from idtool.media.limits import PILLOW_MAX_PIXELS
+from idtool.models.caption_checks import REASONS, Limits
 
 By = Literal["auto", "template", "captioner", "column"]
-ROLE = "captioner"
-SIDES = ("a", "b")
-USED = ("expression", "expression_p", "yaw", "pitch", "eyes_open", "mouth_open", "face_share", "brightness", "extra")
+PROMPTS = {"caption": prompts.PERSON, "background": prompts.BACKGROUND}
 
-WRITES = pa.schema(
-    [
-        *(
-            pa.field(f"{side}_{part}", pa.string(), metadata={"doc": doc})
-            for part, doc in (("caption", "the person, in words"), ("background", "the background, in words"))
-            for side in SIDES
-        ),
-        pa.field(
-            "caption_by",
-            pa.string(),
-            metadata={"doc": "template, column, column+template (one side each), or the name of a model"},
-        ),
-    ]
+_TEXTS = [
+    pa.field(f"{side}_{part}", pa.string(), metadata={"doc": doc})
+    for part, doc in (("caption", "the person, in words"), ("background", "the background, in words"))
+    for side in SIDES
+]
+_BY = pa.field(
+    "caption_by",
+    pa.string(),
+    metadata={"doc": "template, column, column+template (one side each), or the address of a model"},
 )
-
-MOODS = {
-    "happy": ("a happy expression", "a smile"),
-    "surprise": ("a surprised expression", "a look of surprise"),
-    "neutral": ("a neutral expression", "a neutral look"),
-}
-"""Expressions that a caption may name. The offline network's sad, anger, disgust and fear are often false calls
-(`idtool.models.expression`), and a wrong word in a caption is worse than none."""
-LEVEL_PITCH = -7.5
-"""Degrees that portraits at eye level read (see measure `landmarks`: -5 to -10)."""
-OPENINGS = (
-    "A {framing} of a person{mood}",
-    "A person{mood}, in a {framing}",
-    "Photo of a person{mood}, {framing}",
-)
+_WHY = f"why there is none: {REASONS}"
+_REASONS = [
+    pa.field(f"{side}_{part}_reason", pa.string(), metadata={"doc": _WHY}) for part in PROMPTS for side in SIDES
+]
+WRITES = pa.schema([*_TEXTS, _BY])
+MODEL_WRITES = pa.schema([*_TEXTS, *_REASONS, _BY])
 
 
 class CaptionSettings(Settings):
@@ -60,13 +49,33 @@ class CaptionSettings(Settings):
     """`auto`: the captioner of the profile, else the template. `column`: `caption` or `text` of the manifest that
     the images came with, else the template."""
     expression_p: float = Field(default=0.6, ge=0, le=1)
-    """Least probability from which the expression is named."""
+    """Template: least probability from which the expression is named."""
+    prompts: Mapping[Literal["caption", "background"], str] = Field(default_factory=dict)
+    """Captioner: other questions than ours (`idtool.curate.prompts`), by part of the caption."""
+    min_words: int = Field(default=3, ge=1)
+    """Captioner: a shorter caption is none."""
+    max_words: int = Field(default=120, ge=1)
+    """Captioner: a longer caption is none; what two sentences take, three times over."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Captioner: most tokens of an answer."""
+    batch: int = Field(default=8, ge=1)
+    """Captioner: images per call."""
+    max_pixels: int = Field(default=100_000_000, ge=1, le=PILLOW_MAX_PIXELS)
+    gpus: Gpus = None
+    """Captioner: accelerators that one worker reserves on a cluster; null: 1 where it runs on CUDA, else 0."""
+
+    @model_validator(mode="after")
+    def _some_length(self) -> CaptionSettings:
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words {self.min_words} is above max_words {self.max_words}: no caption can pass")
+        return self
 
 
 class Caption(RowStep):
     """Adds captions to pairs."""
 
     kind = "caption"
+    version = 2
     Settings: ClassVar[type[Settings]] = CaptionSettings
     summary = "describe the person and the background of both images"
 
@@ -75,149 +84,47 @@ class Caption(RowStep):
     def __init__(self, settings: CaptionSettings, env: Env) -> None:
         super().__init__(settings, env)
 
+    @property
+    def asks_model(self) -> bool:
+        """Whether a model writes the captions."""
+        return self.settings.by == ROLE or (self.settings.by == "auto" and why_not(self.env) is None)
+
     def reads(self, available: Mapping[str, pa.Field]) -> tuple[str, ...]:
-        """Nothing but the id is required: what was not measured is not said. MissingError or UsageError when a
-        captioner is asked for."""
-        if self.settings.by == ROLE:
-            model = self.env.require(ROLE).model
-            raise UsageError(
-                f"Captions by {model!r} (role {ROLE}) cannot be made: this version has no captioning models.",
-                "Set caption.by=template.",
-            )
-        return ("id",)
+        """For the template nothing but the id is required: what was not measured is not said. MissingError when a
+        captioner is asked for and none can be used."""
+        if not self.asks_model:
+            return ("id",)
+        self.env.require(ROLE)
+        if why := why_not(self.env):
+            raise MissingError(f"Captions cannot be made: {why}.", "Set caption.by=template, or bind another model.")
+        return ("id", *(f"{side}_{name}" for side in SIDES for name in ("id", "media")))
 
     def writes(self, available: Mapping[str, pa.Field]) -> pa.Schema:
-        return WRITES
+        return MODEL_WRITES if self.asks_model else WRITES
 
     def notes(self) -> list[str]:
-        if self.settings.by != "auto":
+        if self.settings.by != "auto" or self.asks_model:
             return []
-        if self.env.has(ROLE):
-            model = self.env.require(ROLE).model
-            return [f"captions come from the template: role {ROLE} is bound to {model}, which this version cannot run"]
-        return [f"captions come from the template: needs role {ROLE}; profile {self.env.profile!r} binds none"]
-
-    def operators(self) -> list[Operator]:
-        return [TemplateCaptions(self.settings)]
-
-
-class TemplateCaptions(Operator):
-    """Captions from measured columns. The wording varies with the id of the pair, never the content."""
-
-    version = 2
-    reads = ("id",)
-    writes = WRITES
-
-    def __init__(self, settings: CaptionSettings) -> None:
-        self.settings = settings
+        return [f"captions come from the template: {why_not(self.env)}"]
 
     def config(self) -> dict[str, Any]:
-        return self.settings.model_dump(mode="json")
+        # Only what the chosen way of writing depends on: the operators say it.
+        return {"settings": {"by": self.settings.by}}
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        names = ["id", *(f"{side}_{name}" for side in SIDES for name in USED)]
-        narrow = batch.select([name for name in names if name in batch.column_names])
-        made = map_rows(narrow, self._row, WRITES)
-        for name in (*WRITES.names, *(n for n in made.column_names if n not in batch.column_names)):
-            field = made.schema.field(name)
-            position = batch.schema.get_field_index(name)
-            batch = (
-                batch.append_column(field, made[name])
-                if position < 0
-                else batch.set_column(position, field, made[name])
-            )
-        return batch
+    def models(self) -> list[Binding]:
+        return [self.env.require(ROLE)] if self.asks_model else []
 
-    def _row(self, row: Row) -> Row:
-        out: Row = {}
-        sources = []
-        for side in SIDES:
-            facts = {name: row.get(f"{side}_{name}") for name in USED}
-            given = given_caption(facts["extra"]) if self.settings.by == "column" else None
-            sources.append("column" if given else "template")
-            out[f"{side}_caption"] = given or person(facts, f"{row['id']}/{side}", self.settings.expression_p)
-            out[f"{side}_background"] = background(facts)
-        out["caption_by"] = "+".join(sorted(set(sources)))
-        return out
-
-
-def given_caption(extra: str | None) -> str | None:
-    """`caption` or `text` among the further columns of the manifest (a JSON object), or None."""
-    try:
-        columns = json.loads(extra or "{}")
-    except ValueError:
-        return None
-    if not isinstance(columns, dict):
-        return None
-    found = next((columns[key] for key in ("caption", "text") if isinstance(columns.get(key), str)), "")
-    return " ".join(found.split()) or None
-
-
-def person(facts: Mapping[str, Any], seed: str, least: float) -> str:
-    """One sentence or two on the person. `facts`: the measured columns of one image, None where not known."""
-    draw = hashlib.sha256(seed.encode()).digest()
-    mood = MOODS.get(facts.get("expression") or "")
-    sure = mood is not None and (facts.get("expression_p") or 0.0) >= least
-    opening = OPENINGS[draw[0] % len(OPENINGS)].format(
-        framing=_framing(facts.get("face_share")),
-        mood=f" with {mood[draw[1] % len(mood)]}" if mood is not None and sure else "",
-    )
-    details = [part for part in (_direction(facts.get("yaw"), facts.get("pitch")), _eyes(facts), _mouth(facts)) if part]
-    return f"{opening}; {', '.join(details)}." if details else f"{opening}."
-
-
-def background(facts: Mapping[str, Any]) -> str:
-    """What is known of the background: the light of the picture, and that nothing else was described."""
-    light = _light(facts.get("brightness"))
-    return (
-        f"{light}; background not described (template caption)."
-        if light
-        else "Background not described (template caption)."
-    )
-
-
-def _framing(share: float | None) -> str:
-    """From the share of the frame that the face box takes."""
-    if share is None:
-        return "portrait"
-    if share >= 0.3:
-        return "close-up portrait"
-    if share >= 0.1:
-        return "head-and-shoulders portrait"
-    return "half-length portrait" if share >= 0.03 else "wide shot"
-
-
-def _direction(yaw: float | None, pitch: float | None) -> str:
-    """Positive yaw: turned to the right of the picture; positive pitch: up. Degrees."""
-    words = []
-    if yaw is not None:
-        amount = abs(yaw)
-        side = "right" if yaw > 0 else "left"
-        if amount >= 45:
-            words.append(f"head turned far to the {side} of the picture")
-        elif amount >= 12:
-            words.append(f"head turned {'slightly ' if amount < 25 else ''}to the {side} of the picture")
-    if pitch is not None and abs(pitch - LEVEL_PITCH) >= 15:
-        words.append("chin raised" if pitch > LEVEL_PITCH else "head lowered")
-    if yaw is not None and pitch is not None and not words:
-        return "facing the camera"
-    return " and ".join(words)
-
-
-def _eyes(facts: Mapping[str, Any]) -> str:
-    value = facts.get("eyes_open")
-    return "eyes closed" if value is not None and value < 0.2 else ""
-
-
-def _mouth(facts: Mapping[str, Any]) -> str:
-    value = facts.get("mouth_open")
-    return "mouth open" if value is not None and value > 0.4 else ""
-
-
-def _light(brightness: float | None) -> str:
-    """From mean luma in [0, 1]."""
-    if brightness is None:
-        return ""
-    if brightness < 0.25:
-        return "Dark picture"
-    return "Bright picture" if brightness > 0.7 else "Picture of medium brightness"
+    def operators(self) -> list[Operator]:
+        settings = self.settings
+        if not self.asks_model:
+            from_column = settings.by == "column"
+            return [TemplateCaptions(WRITES, expression_p=settings.expression_p, from_column=from_column)]
+        binding = self.env.require(ROLE)
+        writer = Writer(
+            binding,
+            prompts.replaced(PROMPTS, settings.prompts),
+            Limits(settings.min_words, settings.max_words),
+            settings.max_tokens,
+        )
+        need = resources(self.env, [binding], settings.gpus)
+        return [PairCaptions(writer, MODEL_WRITES, settings.batch, settings.max_pixels, need)]

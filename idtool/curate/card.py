@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from idtool import __version__
 from idtool.curate import dataset, facts
+from idtool.curate.layout import PAIRS, Layout
 from idtool.media import paths
 
 LICENCE_TAGS = {
@@ -18,49 +19,63 @@ LICENCE_TAGS = {
 }  # fmt: skip
 """Licences that the hub's front matter knows by this name."""
 TOP = 50
+EXPORTS = ("export", "records")
+"""Kinds of steps that write a data set."""
 
 
 class Tally:
-    """Counts over the exported pairs. Memory grows with the number of distinct images (their ids only)."""
+    """Counts over the exported rows. Memory grows with the number of distinct images (their ids only)."""
 
-    def __init__(self, splits: Iterable[str]) -> None:
-        self.pairs: dict[str, int] = dict.fromkeys(splits, 0)
+    def __init__(self, splits: Iterable[str], layout: Layout = PAIRS) -> None:
+        self.layout = layout
+        self.rows: dict[str, int] = dict.fromkeys(splits, 0)
         self.bytes: Counter[str] = Counter()
         self.identities: dict[str, set[str]] = defaultdict(set)
         self.images: dict[str, set[str]] = defaultdict(set)
         self.provenance: Counter[tuple[str, str, str]] = Counter()
         """(source, licence, consent) -> distinct images."""
         self.columns: dict[str, Counter[str]] = {"branch": Counter(), "caption_by": Counter()}
+        self.missing: Counter[tuple[str, str]] = Counter()
+        """(caption, why there is none) -> rows."""
+        self.seen: Counter[str] = Counter()
+        """Column of a picture that a step made -> rows that have one."""
         self._seen: set[str] = set()
 
-    def add(self, split: str, row: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]]) -> None:
-        self.pairs[split] += 1
-        self.identities[split].add(row["identity"])
+    def add(self, split: str, row: Mapping[str, Any], images: Mapping[str, Mapping[str, Any] | None]) -> None:
+        self.rows[split] += 1
+        if row["identity"] is not None:
+            self.identities[split].add(row["identity"])
         for name, counter in self.columns.items():
             counter[row.get(name) or "not stated"] += 1
-        for side in ("a", "b"):
-            image = row[f"{side}_id"]
+        self.missing.update(
+            (name.removesuffix("_reason"), value) for name, value in row.items() if name.endswith("_reason") and value
+        )
+        self.bytes[split] += sum(len(image["bytes"]) for image in images.values() if image)
+        self.seen.update(name for name, image in images.items() if image and name not in self.layout.images)
+        for side in self.layout.sides:
+            image = row[f"{side}id"]
             self.images[split].add(image)
-            self.bytes[split] += len(images[f"{side}_image"]["bytes"])
             if image not in self._seen:
                 self._seen.add(image)
-                source, licence, consent = (row.get(f"{side}_{key}") for key in ("source", "licence", "consent"))
+                source, licence, consent = (row.get(f"{side}{key}") for key in ("source", "licence", "consent"))
                 self.provenance[(source or "not stated", licence or "not stated", consent or "not stated")] += 1
 
     def statistics(self) -> dict[str, Any]:
-        """JSON-able totals: `pairs, identities, images`, and the same with `bytes` per split under `splits`."""
+        """JSON-able totals: `pairs` (or `records`)`, identities, images`, and the same with `bytes` per split under
+        `splits`."""
+        noun = self.layout.nouns
         per_split = {
             split: {
-                "pairs": pairs,
+                noun: rows,
                 "identities": len(self.identities[split]),
                 "images": len(self.images[split]),
                 "bytes": self.bytes[split],
             }
-            for split, pairs in self.pairs.items()
-            if pairs
+            for split, rows in self.rows.items()
+            if rows
         }
         return {
-            "pairs": sum(self.pairs.values()),
+            noun: sum(self.rows.values()),
             "identities": sum(len(names) for names in self.identities.values()),
             "images": len(self._seen),
             "splits": per_split,
@@ -80,7 +95,9 @@ def front_matter(tally: Tally) -> str:
     totals = tally.statistics()
     licences = {licence.lower() for _, licence, _ in tally.provenance}
     only = next(iter(licences)) if len(licences) == 1 else ""
-    content: dict[str, Any] = {"pretty_name": "Pairs of face images of one person"}
+    pairs = tally.layout is PAIRS
+    title = "Pairs of face images of one person" if pairs else "Face images with their regions and descriptions"
+    content: dict[str, Any] = {"pretty_name": title}
     if only in LICENCE_TAGS:
         content["license"] = only
     else:
@@ -89,7 +106,7 @@ def front_matter(tally: Tally) -> str:
         "task_categories": ["text-to-image", "image-to-image"],
         "language": ["en"],
         "tags": ["idtool", "faces", "identity-preserving-generation"],
-        "size_categories": [size_category(totals["pairs"])],
+        "size_categories": [size_category(totals[tally.layout.nouns])],
         "configs": [
             {
                 "config_name": "default",
@@ -101,8 +118,13 @@ def front_matter(tally: Tally) -> str:
     return f"---\n{text}---\n"
 
 
-def render(manifest: facts.Manifest, tally: Tally, schema: pa.Schema, shares: Mapping[str, float]) -> str:
-    """The whole card. It names no path of the machine that wrote it and no date: the same run gives the same card."""
+def render(
+    manifest: facts.Manifest, tally: Tally, schema: pa.Schema, shares: Mapping[str, float], *, files: bool = False
+) -> str:
+    """The whole card. It names no path of the machine that wrote it and no date: the same run gives the same card.
+
+    `files`: the data set also has a JSON file per row.
+    """
     import jinja2
 
     environment = jinja2.Environment(  # noqa: S701 - Markdown, not HTML; cells are escaped by `cell`
@@ -118,9 +140,13 @@ def render(manifest: facts.Manifest, tally: Tally, schema: pa.Schema, shares: Ma
         inputs=[public_name(str(source)) for source in manifest.get("inputs", [])],
         sample=bool(manifest.get("sample")),
         totals=tally.statistics(),
+        layout=tally.layout,
+        missing=sorted(tally.missing.items()),
+        pictures=sorted(tally.seen.items()),
+        files=files,
         shares=shares,
         columns=describe_columns(schema),
-        funnel=[line for line in facts.funnel(manifest) if line["kind"] != "export"],
+        funnel=[line for line in facts.funnel(manifest) if line["kind"] not in EXPORTS],
         thresholds=facts.thresholds(manifest),
         skipped=facts.skipped(without_export(manifest)),
         models=facts.models(manifest),
@@ -134,7 +160,7 @@ def render(manifest: facts.Manifest, tally: Tally, schema: pa.Schema, shares: Ma
 
 def without_export(manifest: facts.Manifest) -> facts.Manifest:
     """The manifest without the export, which is under way while the card is written."""
-    return {**manifest, "steps": [entry for entry in manifest.get("steps", []) if entry.get("kind") != "export"]}
+    return {**manifest, "steps": [entry for entry in manifest.get("steps", []) if entry.get("kind") not in EXPORTS]}
 
 
 def public_name(source: str) -> str:

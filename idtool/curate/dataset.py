@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from idtool.curate import metadata
+from idtool.curate.layout import PAIRS, Layout, further_pictures
 from idtool.errors import RunFailed
 from idtool.media import paths
 
@@ -23,25 +24,33 @@ GROUP_ROWS = 100
 GROUP_BYTES = 64 << 20
 CACHE_BYTES = 128 << 20
 IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-SIDES = ("a", "b")
 
 _KEEP_FORMATS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 _SIGNED = re.compile(r"(^|&)(x-(amz|goog)-|awsaccesskeyid=|sig(nature)?=|[a-z_-]*(token|key|secret)=)", re.IGNORECASE)
 _KEEP_MODES = {"RGB", "L"}
 
 
-def dataset_schema(pairs: pa.Schema) -> pa.Schema:
-    """The schema of the data set for a table of captioned pairs: `a_image` and `b_image` after the identity, no
-    paths into this machine, and the metadata by which `datasets` decodes the images."""
-    dropped = {f"{side}_media" for side in SIDES}
-    image = {"doc": "the image; boxes and points of this side are in its pixels"}
-    images = [pa.field(f"{side}_image", IMAGE, metadata=image) for side in SIDES]
-    rest = [field for field in pairs if field.name not in dropped]
+def dataset_schema(rows: pa.Schema, layout: Layout = PAIRS) -> pa.Schema:
+    """The schema of the data set for a table of rows: the source images (`a_image` and `b_image`, or `image`) after the
+    identity, pictures in place of references to them, no paths into this machine, and the metadata by which `datasets`
+    decodes the images."""
+    doc = "the image; boxes and points of this side are in its pixels" if layout is PAIRS else "the image"
+    images = [pa.field(name, IMAGE, metadata={"doc": doc}) for name in layout.images]
+    made = further_pictures(rows)
+    rest = [
+        pa.field(field.name, IMAGE, metadata=_without_mark(field)) if field.name in made else field
+        for field in rows
+        if field.name not in (*layout.media, *layout.dropped)
+    ]
     first = [field for field in rest if field.name in ("id", "identity")]
     rest = [field for field in rest if field.name not in ("id", "identity")]
-    features = {field.name: {"_type": "Image"} for field in images}
+    features = {name: {"_type": "Image"} for name in (*layout.images, *made)}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}, sort_keys=True)}
     return pa.schema([*first, *images, *rest], metadata=metadata)
+
+
+def _without_mark(field: pa.Field) -> dict[bytes, bytes]:
+    return {key: value for key, value in (field.metadata or {}).items() if key != b"holds"}
 
 
 def encode_for_export(data: bytes) -> tuple[bytes, str]:
@@ -60,13 +69,13 @@ def encode_for_export(data: bytes) -> tuple[bytes, str]:
     return images.encode(images.decode(data), "png"), "png"
 
 
-def without_paths(batch: pa.Table) -> pa.Table:
+def without_paths(batch: pa.Table, layout: Layout = PAIRS) -> pa.Table:
     """The rows as they may leave this machine: a local file's URI becomes its path inside the input, a URL loses
     user name and password."""
-    for side in SIDES:
-        column = f"{side}_uri"
+    for side in layout.sides:
+        column = f"{side}uri"
         if column in batch.column_names:
-            names = [f"{side}_uri", f"{side}_group", f"{side}_name"]
+            names = [f"{side}uri", f"{side}group", f"{side}name"]
             rows = batch.select([name for name in names if name in batch.column_names]).to_pylist()
             uris = [_public_uri(row[names[0]], row.get(names[1]), row.get(names[2])) for row in rows]
             index = batch.column_names.index(column)
@@ -98,8 +107,8 @@ class ImageSource:
         self._bytes = 0
 
     def get(self, image_id: str, media: str, origin: str | None) -> dict[str, Any]:
-        """`{"bytes", "path"}` of one image. Raises Rejected or OSError when it cannot be read, or is no longer the one
-        that was measured."""
+        """`{"bytes", "path"}` of one source image. Raises Rejected or OSError when it cannot be read, or is no longer
+        the one that was measured."""
         if image_id in self._cache:
             self._cache.move_to_end(image_id)
             return self._cache[image_id]
@@ -116,6 +125,15 @@ class ImageSource:
             self._bytes -= len(self._cache.popitem(last=False)[1]["bytes"])
         return image
 
+    def made(self, ref: str | None, name: str) -> dict[str, Any] | None:
+        """The same of a picture that a step put into the store, unchanged; None where there is none."""
+        if ref is None:
+            return None
+        from idtool.media import store
+
+        ending = ref.rpartition(".")[2]
+        return {"bytes": store.open_bytes(ref, self.store_root), "path": f"{name}.{ending}"}
+
 
 class SplitWriter:
     """Writes the files of one split: `<split>-00000-of-00003.parquet`, each at most about `file_bytes` long."""
@@ -127,12 +145,14 @@ class SplitWriter:
         self._writer: pq.ParquetWriter | None = None
         self._written = 0
         self._rows: list[pa.Table] = []
-        self._images: dict[str, list[dict[str, Any]]] = {f"{side}_image": [] for side in SIDES}
+        self._images: dict[str, list[dict[str, Any] | None]] = {
+            field.name: [] for field in schema if field.type == IMAGE
+        }
         self._buffered = 0
 
-    def add(self, row: pa.Table, images: Mapping[str, dict[str, Any]]) -> int:
-        """Add one pair; returns the number of the file that it is in."""
-        size = sum(len(image["bytes"]) for image in images.values())
+    def add(self, row: pa.Table, images: Mapping[str, dict[str, Any] | None]) -> int:
+        """Add one row with its pictures; returns the number of the file that it is in."""
+        size = sum(len(image["bytes"]) for image in images.values() if image)
         if self._rows and (len(self._rows) >= GROUP_ROWS or self._buffered + size > GROUP_BYTES):
             self._flush()
         if self._writer is None or self._written + self._buffered + size > self.file_bytes:
@@ -189,7 +209,9 @@ def digest(image: Mapping[str, Any]) -> str:
     return hashlib.sha256(image["bytes"]).hexdigest()
 
 
-def verify(folder: Path, rows: int, removed_identities: set[str], removed_images: set[str]) -> None:
+def verify(
+    folder: Path, rows: int, removed_identities: set[str], removed_images: set[str], layout: Layout = PAIRS
+) -> None:
     """Read a written data set back: all rows there, no identity in two splits, nothing of a removed person, neither
     rows nor images (`removed_images`: their ids and the `digest` of what would be shipped). Raises RunFailed on the
     first breach."""
@@ -198,16 +220,17 @@ def verify(folder: Path, rows: int, removed_identities: set[str], removed_images
     for path in sorted((folder / "data").glob("*.parquet")):
         split = path.name.rsplit("-", 3)[0]
         with pq.ParquetFile(path) as file:
-            columns = ["identity", "a_id", "b_id", *([f"{side}_image" for side in SIDES] if removed_images else [])]
+            columns = ["identity", *layout.ids, *(layout.images if removed_images else ())]
             for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=columns):
                 count += batch.num_rows
                 for row in batch.to_pylist():
-                    if seen.setdefault(row["identity"], split) != split:
-                        raise RunFailed(f"identity {row['identity']!r} is in two splits of {folder}.")
-                    found = {row["a_id"], row["b_id"]}
+                    identity = row["identity"]
+                    if identity is not None and seen.setdefault(identity, split) != split:
+                        raise RunFailed(f"identity {identity!r} is in two splits of {folder}.")
+                    found = {row[name] for name in layout.ids}
                     if removed_images:
-                        found |= {digest(row[f"{side}_image"]) for side in SIDES}
-                    if row["identity"] in removed_identities or found & removed_images:
-                        raise RunFailed(f"{path.name} still holds a removed person ({row['identity']!r}).")
+                        found |= {digest(row[name]) for name in layout.images}
+                    if identity in removed_identities or found & removed_images:
+                        raise RunFailed(f"{path.name} still holds a removed person ({identity!r}).")
     if count != rows:
         raise RunFailed(f"{folder} holds {count} rows, not {rows}.", "The disk may be full; run the command again.")

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from idtool.curate import card, dataset, facts, folders
-from idtool.curate.splits import assign, check_shares
-from idtool.engine.operator import ERROR, KEPT, OUTCOME, STORAGE_ERRNOS, Rejected, outcome_of
+from idtool.curate import facts, folders
+from idtool.curate.dataset_writer import Exported, Target, write_dataset
+from idtool.curate.layout import PAIRS, RECORDS, Layout
+from idtool.curate.record_rows import RecordRows
+from idtool.curate.splits import check_shares
+from idtool.engine.operator import KEPT, OUTCOME
 from idtool.engine.step import Settings, TableContext, TableStep
 from idtool.engine.table import KeptRows, Table
-from idtool.errors import QualityError, UsageError
+from idtool.errors import UsageError
 from idtool.registry import nearest
 from idtool.run import Run
 
-NEEDED = ("id", "identity", "a_id", "b_id", "a_media", "b_media")
 ADDED = pa.schema(
     [
-        pa.field("split", pa.string(), metadata={"doc": "split of the data set that the pair is in"}),
-        pa.field("file", pa.string(), metadata={"doc": "file of the data set that the pair is in"}),
+        pa.field("split", pa.string(), metadata={"doc": "split of the data set that the row is in"}),
+        pa.field("file", pa.string(), metadata={"doc": "file of the data set that the row is in"}),
     ]
 )
+LAYOUTS = {"export": PAIRS, "records": RECORDS}
+"""Kind of step -> what it exports."""
 
 
 class ExportSettings(Settings):
     splits: dict[str, float] = Field(default={"train": 0.9, "val": 0.1})
-    """Share of the pairs that each split gets; no identity is in two splits."""
+    """Share of the rows that each split gets; no identity is in two splits."""
     file_megabytes: int = Field(default=500, ge=1)
     """Largest size of one Parquet file, in 10^6 bytes (one row group may exceed it)."""
 
@@ -46,18 +46,9 @@ class ExportSettings(Settings):
             raise ValueError(str(error)) from error
 
 
-@dataclass
-class Exported:
-    """What `write_dataset` did."""
-
-    tally: card.Tally
-    files: dict[str, list[str]]
-    """Split -> file names below `data/`."""
-    place: dict[str, tuple[str, int]]
-    """Pair id -> split and number of its file."""
-    failed: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Pair id -> outcome of a pair whose images could not be shipped."""
-    removed: int = 0
+class RecordsSettings(ExportSettings):
+    files: bool = False
+    """Also a JSON file per image, with its pictures as files beside: for trainers that read folders."""
 
 
 class Export(TableStep):
@@ -69,7 +60,7 @@ class Export(TableStep):
     Settings: ClassVar[type[Settings]] = ExportSettings
 
     def reads(self, available: Mapping[str, pa.Field]) -> tuple[str, ...]:
-        return NEEDED
+        return LAYOUTS[self.kind].needed
 
     def is_in_place(self, run_dir: Path) -> bool:
         return (run_dir / "dataset").is_dir()
@@ -80,8 +71,14 @@ class Export(TableStep):
     def run(self, table: Table, context: TableContext) -> Iterator[pa.Table]:
         run_dir = Path(context.run_dir)
         manifest = Run(run_dir).manifest
+        layout = LAYOUTS[self.kind]
         done = write_dataset(
-            table, run_dir / "dataset", manifest, self.settings, seed=context.seed, store_root=run_dir / "media"
+            rows_of(table, layout, manifest),
+            run_dir / "dataset",
+            manifest,
+            target_of(layout, self.settings),
+            seed=context.seed,
+            store_root=run_dir / "media",
         )
         context.statistics.update(done.tally.statistics())
         context.statistics["files"] = done.files
@@ -89,116 +86,41 @@ class Export(TableStep):
             yield _outcomes(batch, done)
 
 
+class Records(Export):
+    """The same of images in place of pairs: all that was found out about an image in one record (FGID)."""
+
+    kind: ClassVar[str] = "records"
+    summary: ClassVar[str] = "Write the data set: one record per image, splits by identity, a data card."
+    Settings: ClassVar[type[Settings]] = RecordsSettings
+
+    def reads(self, available: Mapping[str, pa.Field]) -> tuple[str, ...]:
+        # Without a step that says who it is, the label that the image came with will do.
+        return tuple(name for name in RECORDS.needed if name != "identity" or name in available)
+
+
+def rows_of(table: Table, layout: Layout, manifest: facts.Manifest) -> Table:
+    """The rows to export of a step's table."""
+    return RecordRows(table.path, manifest) if layout is RECORDS else KeptRows(table.path)
+
+
+def target_of(layout: Layout, settings: ExportSettings) -> Target:
+    """The settings of an exporting step, as the writer takes them."""
+    files = isinstance(settings, RecordsSettings) and settings.files
+    return Target(layout, settings.splits, settings.file_megabytes * 1_000_000, files)
+
+
 def _outcomes(batch: pa.Table, done: Exported) -> pa.Table:
     rows = []
-    for pair in batch["id"].to_pylist():
-        if pair in done.place:
-            split, number = done.place[pair]
+    for row in batch["id"].to_pylist():
+        if row in done.place:
+            split, number = done.place[row]
             rows.append({"split": split, "file": f"data/{done.files[split][number]}", "status": KEPT})
         else:
-            rows.append(done.failed[pair])
+            rows.append(done.failed[row])
     added = pa.Table.from_pylist(rows, schema=pa.schema([*ADDED, *OUTCOME]))
     for name in added.column_names:
         batch = batch.append_column(added.schema.field(name), added[name])
     return batch
-
-
-def write_dataset(
-    table: Table,
-    target: Path,
-    manifest: facts.Manifest,
-    settings: ExportSettings,
-    *,
-    seed: int,
-    store_root: Path,
-    remove: frozenset[str] = frozenset(),
-) -> Exported:
-    """Write the kept pairs of `table` to the folder `target`, replacing it as a whole at the end.
-
-    Reads the table twice: narrow columns to assign identities to splits, then all of it, some 100 rows at a time;
-    memory holds one row group per split, and ids of the pairs and images. Identities in `remove` are left out, and the
-    splits of the others do not change by that. Raises QualityError when no pair is left.
-    """
-    pairs = KeptRows(table.path)
-    sizes: dict[str, int] = {}
-    for batch in pairs.batches(["identity"], 65_536):
-        for counted in pc.value_counts(batch["identity"]).to_pylist():
-            sizes[counted["values"]] = sizes.get(counted["values"], 0) + counted["counts"]
-    if not sum(size for identity, size in sizes.items() if identity not in remove):
-        raise QualityError("No pair is left to export.", "Loosen the gates (`idtool tune`), or give other input.")
-    split_of = assign(sizes, settings.splits, seed)
-    work = target.with_name(f".{target.name}.writing")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folders.recover(target)
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "data").mkdir(parents=True)
-    try:
-        schema = dataset.dataset_schema(pairs.schema)
-        done, removed_images = _write_files(pairs, work, schema, settings, split_of, store_root, remove)
-        if not done.place:
-            reasons = "; ".join(sorted({outcome["message"] for outcome in done.failed.values()})[:3])
-            raise QualityError(f"No pair could be exported: {reasons}.", "See `idtool explain` on one of them.")
-        (work / "README.md").write_text(card.render(manifest, done.tally, schema, settings.splits), encoding="utf-8")
-        dataset.verify(work, len(done.place), set(remove), removed_images)
-        folders.write_checksums(work)
-        folders.replace_folder(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return done
-
-
-def _write_files(
-    pairs: Table,
-    work: Path,
-    schema: pa.Schema,
-    settings: ExportSettings,
-    split_of: Mapping[str, str],
-    store_root: Path,
-    remove: frozenset[str],
-) -> tuple[Exported, set[str]]:
-    source = dataset.ImageSource(store_root)
-    size = settings.file_megabytes * 1_000_000
-    # A share that no identity could fill has no files: an empty split would not open.
-    names = [split for split in settings.splits if split in {split_of[name] for name in split_of if name not in remove}]
-    writers = {split: dataset.SplitWriter(work / "data", split, schema, size) for split in names}
-    done = Exported(card.Tally(settings.splits), {}, {})
-    removed_images: set[str] = set()
-    for batch in pairs.batches(rows=dataset.GROUP_ROWS):
-        public = dataset.without_paths(batch)
-        for number, row in enumerate(batch.select([*NEEDED, *_origins(batch)]).to_pylist()):
-            if row["identity"] in remove:
-                removed_images |= {row["a_id"], row["b_id"]}
-                # Without their files, which may be gone already, the ids have to do.
-                with contextlib.suppress(Rejected, OSError, ValueError):
-                    removed_images |= {dataset.digest(image) for image in _images(source, row).values()}
-                done.removed += 1
-                continue
-            try:
-                images = _images(source, row)
-            except (Rejected, OSError, ValueError) as error:
-                if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
-                    raise
-                # The data passed every gate before: that it cannot be read now is no fault of its own.
-                done.failed[row["id"]] = {**outcome_of(error), "status": ERROR}
-                continue
-            split = split_of[row["identity"]]
-            one = public.slice(number, 1)
-            done.place[row["id"]] = (split, writers[split].add(one, images))
-            done.tally.add(split, one.to_pylist()[0], images)
-    done.files = {split: writer.close() for split, writer in writers.items() if writer.rows}
-    return done, removed_images
-
-
-def _images(source: dataset.ImageSource, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """`a_image` and `b_image` of a pair."""
-    return {
-        f"{side}_image": source.get(row[f"{side}_id"], row[f"{side}_media"], row.get(f"{side}_origin"))
-        for side in dataset.SIDES
-    }
-
-
-def _origins(batch: pa.Table) -> list[str]:
-    return [name for name in ("a_origin", "b_origin") if name in batch.column_names]
 
 
 def export_run(
@@ -211,39 +133,42 @@ def export_run(
     """Write the data set of a finished run (again): to `RUN/dataset` as the recipe says, or to `output`, then also
     with other `splits` or without the people in `remove_identity`.
 
-    Returns `{path, pairs, removed, failed, files, splits…}`. Raises UsageError when the run has no pairs, when an
-    identity is unknown, and when `output` holds something else than a data set of this tool.
+    Returns `{path, pairs or records, removed, failed, files, splits…}`. Raises UsageError when the run has nothing to
+    export, when an identity is unknown, and when `output` holds something else than a data set of this tool.
     """
     opened = Run(run)
     if output is None and (remove_identity or splits):
         raise UsageError(
             "A data set that differs from the run's recipe goes to a folder of its own.", "Add --output DIR."
         )
-    table, own = _captioned(opened)
+    layout, table, own = _exportable(opened)
     changes = {"splits": check_shares(splits)} if splits else {}
-    settings = ExportSettings.model_validate({**own, **changes})
-    known = set(table.read(["identity"], kept_only=True)["identity"].to_pylist())
+    model = RecordsSettings if layout is RECORDS else ExportSettings
+    own = {key: value for key, value in own.items() if key in model.model_fields}
+    settings = model.model_validate({**own, **changes})
+    rows = rows_of(table, layout, opened.manifest)
+    known = {name for name in rows.read(["identity"])["identity"].to_pylist() if name is not None}
     for name in remove_identity:
         if name not in known:
             guess = nearest(name, known)
             hint = f"Did you mean {guess!r}?" if guess else f"It has {len(known)} identities."
-            raise UsageError(f"{run} has no pairs of an identity {name!r}.", hint)
+            raise UsageError(f"{run} has no {layout.nouns} of an identity {name!r}.", hint)
     target = (output or opened.path / "dataset").absolute()
     if output is not None and target.exists() and any(target.iterdir()) and not (target / folders.CHECKSUMS).exists():
         raise UsageError(f"{output} is not empty and holds no data set of this tool.", "Choose another --output.")
     with opened:
         done = write_dataset(
-            table,
+            rows,
             target,
             opened.manifest,
-            settings,
+            target_of(layout, settings),
             seed=int(opened.manifest.get("seed", 0)),
             store_root=opened.store_root,
             remove=frozenset(remove_identity),
         )
     return {
         "path": str(target),
-        "pairs": len(done.place),
+        layout.nouns: len(done.place),
         "removed": done.removed,
         "failed": len(done.failed),
         "files": done.files,
@@ -251,26 +176,32 @@ def export_run(
     }
 
 
-def _captioned(run: Run) -> tuple[Table, dict[str, Any]]:
-    """The last finished table of pairs before the export, and the settings of the recipe's export."""
+def _exportable(run: Run) -> tuple[Layout, Table, dict[str, Any]]:
+    """What the run's recipe exports, the last finished table of such rows before, and the settings of the export."""
     own: dict[str, Any] = {}
+    layout = PAIRS
     found: Table | None = None
     for entry in run.steps:
-        if entry["kind"] == "export":
-            own = facts.settings(entry) if entry["state"] == "done" else _asked_for(run)
-        elif entry["state"] == "done":
+        if entry["kind"] in LAYOUTS:
+            layout = LAYOUTS[entry["kind"]]
+            own = facts.settings(entry) if entry["state"] == "done" else _asked_for(run, entry["kind"])
+    for entry in run.steps:
+        if entry["state"] == "done" and entry["kind"] not in LAYOUTS:
             table = run.step_table(entry["index"])
-            if set(NEEDED) <= set(table.schema.names):
+            here = set(table.schema.names)
+            needed = set(layout.needed) - ({"identity"} if layout is RECORDS else set())
+            if needed <= here and (layout is PAIRS or "a_id" not in here):
                 found = table
     if found is None:
-        raise UsageError(f"{run.path} has no pairs to export.", "Run a recipe with a `pair` step to its end.")
-    return found, {key: value for key, value in own.items() if key in ExportSettings.model_fields}
+        hint = "Run a recipe with a `pair` step to its end." if layout is PAIRS else "Run the recipe to its end."
+        raise UsageError(f"{run.path} has no {layout.nouns} to export.", hint)
+    return layout, found, own
 
 
-def _asked_for(run: Run) -> dict[str, Any]:
+def _asked_for(run: Run, kind: str) -> dict[str, Any]:
     """Settings of the export in the recipe of a run that did not come to it."""
     import yaml
 
     recipe = run.path / "recipe.yaml"
     steps = yaml.safe_load(recipe.read_text(encoding="utf-8"))["steps"] if recipe.is_file() else []
-    return next((dict(step) for step in steps if step["step"] == "export"), {})
+    return next((dict(step) for step in steps if step["step"] == kind), {})

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,50 +12,15 @@ import pyarrow.compute as pc
 
 from idtool.curate.pairing import DIFFERENCE
 from idtool.curate.report_data import pair_steps
-from idtool.engine.operator import KEPT, REJECTED, Rejected
+from idtool.engine.operator import KEPT, REJECTED
 from idtool.engine.table import Table
+from idtool.media.thumbnails import Thumbnails
 from idtool.run import Run
 
 Row = dict[str, Any]
 SHOWN_PAIRS = 24
 SHOWN_REJECTS = 6
 MAX_REASONS = 40
-BUDGET = 4_000_000
-"""Bytes of JPEG in one report; base64 adds a third."""
-
-
-class Thumbnails:
-    """Makes small JPEGs until the budget is spent. One image is in memory at a time."""
-
-    def __init__(self, store_root: Path, budget: int = BUDGET) -> None:
-        self.store_root = store_root
-        self.left = budget
-        self._made: dict[tuple[str, int], str | None] = {}
-
-    def get(self, media: str | None, side: int) -> str | None:
-        """A `data:` URI of the image within `side` x `side` px; None when it cannot be shown."""
-        if not media or self.left <= 0:
-            return None
-        key = (media, side)
-        if key not in self._made:
-            self._made[key] = self._make(media, side)
-        return self._made[key]
-
-    def _make(self, media: str, side: int) -> str | None:
-        from PIL import Image
-
-        from idtool.media import images, store
-
-        try:
-            pixels = images.decode(store.open_bytes(media, self.store_root))
-        except (Rejected, OSError, ValueError):
-            # A picture that cannot be read is shown as a named empty frame: it may be the reason for the reject.
-            return None
-        small = Image.fromarray(pixels)
-        small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        data = images.encode(np.asarray(small), "jpeg", 80)
-        self.left -= len(data)
-        return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
 def kept_pairs(run: Run, thumbnails: Thumbnails, count: int = SHOWN_PAIRS) -> list[Row]:

@@ -20,6 +20,7 @@ from idtool.engine.operator import KEPT, OUTCOME, REJECTED
 from idtool.engine.step import Binding, Env, Settings, TableContext, TableStep
 from idtool.engine.table import Table
 from idtool.errors import UsageError
+from idtool.models import calibration
 
 By = Literal["auto", "column", "folder", "video", "cluster"]
 
@@ -58,14 +59,17 @@ class IdentifySettings(Settings):
 
 
 def same_person(binding: Binding) -> float:
-    """The calibrated threshold of an identity network. UsageError when the profile states none."""
-    try:
+    """The calibrated threshold of an identity network: the profile's, else what `idtool models calibrate` found on
+    this machine. UsageError when there is neither."""
+    if "same_person" in binding.thresholds:
         return binding.thresholds["same_person"]
-    except KeyError:
+    found = calibration.threshold_of(binding)
+    if found is None:
         raise UsageError(
             f"Identity network {binding.model!r} has no calibrated threshold `same_person` in the profile.",
-            "Add `thresholds: {same_person: …}` to it in pipelines.yaml, or set the threshold in the recipe.",
-        ) from None
+            "Find it with `idtool models calibrate identity --pairs FOLDER`, or set the threshold in the recipe.",
+        )
+    return found
 
 
 class Identify(TableStep):

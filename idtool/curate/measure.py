@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from idtool.curate.measure_rows import MeasureRows
 from idtool.curate.measures import MEASURES
 from idtool.curate.measures.base import Measure
+from idtool.curate.resources import Gpus, resources
 from idtool.engine.operator import Operator
 from idtool.engine.step import Binding, Env, RowStep, Settings
 from idtool.errors import UsageError
@@ -28,6 +29,8 @@ class MeasureSettings(Settings):
     """Images per model call."""
     max_pixels: int = Field(default=100_000_000, ge=1, le=PILLOW_MAX_PIXELS)
     """Images above it are rejected instead of decoded."""
+    gpus: Gpus = None
+    """Accelerators that one worker reserves on a cluster; null: 1 where one of the models runs on CUDA, else 0."""
 
     @field_validator("measures")
     @classmethod
@@ -103,16 +106,18 @@ class MeasureStep(RowStep):
         return {name: out[cls.name] for cls in self._classes if cls.name in out for name in cls.writes.names}
 
     def config(self) -> dict[str, Any]:
-        # Which of the listed measures are made is told by the operator; the batch size changes no value.
-        return {"settings": self.settings.model_dump(mode="json", exclude={"measures", "batch"})}
+        # Which of the listed measures are made is told by the operator; batch size and place change no value.
+        return {"settings": self.settings.model_dump(mode="json", exclude={"measures", "batch", "gpus"})}
 
     def models(self) -> list[Binding]:
         bindings = [cls.bound(self.env) for cls in self._made()]
         return [binding for binding in bindings if binding]
 
     def operators(self) -> list[Operator]:
+        settings = self.settings
         made = [cls(cls.bound(self.env)) for cls in self._made()]
-        return [MeasureRows(made, self.settings.where, self.settings.batch, self.settings.max_pixels)]
+        need = resources(self.env, [measure.binding for measure in made], settings.gpus)
+        return [MeasureRows(made, settings.where, settings.batch, settings.max_pixels, need)]
 
 
 def in_order(classes: list[type[Measure]]) -> list[type[Measure]]:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from idtool.curate.measures.base import Image, Item, Measure, Values
-from idtool.engine.operator import OUTCOME, Context, Operator, is_fatal, is_out_of_memory, outcome_of
+from idtool.engine.operator import OUTCOME, Context, Operator, Resources, is_fatal, is_out_of_memory, outcome_of
 
 DECODERS = 2
 """Threads that decode ahead, per call."""
@@ -26,8 +26,16 @@ Decoded = Image | Exception
 class MeasureRows(Operator):
     """Runs measures in the given order on the images of the rows."""
 
-    def __init__(self, measures: Sequence[Measure], where: Mapping[str, Any], batch: int, max_pixels: int) -> None:
+    def __init__(
+        self,
+        measures: Sequence[Measure],
+        where: Mapping[str, Any],
+        batch: int,
+        max_pixels: int,
+        resources: Resources | None = None,
+    ) -> None:
         self.measures = list(measures)
+        self.resources = resources or Resources()
         self.where = {name: _as_set(value) for name, value in where.items()}
         self.batch, self.max_pixels = batch, max_pixels
         written = {name for measure in measures for name in measure.writes.names}
@@ -53,7 +61,7 @@ class MeasureRows(Operator):
         rows = batch.select(columns).to_pylist()
         results: list[dict[str, Any]] = [{} for _ in rows]
         chosen = [k for k, row in enumerate(rows) if self._wanted(row)]
-        ahead = DecodeAhead(partial(self._decode, rows), [_pixels(rows[k]) for k in chosen], chosen)
+        ahead = DecodeAhead(partial(self._decode, rows), [pixels_of(rows[k]) for k in chosen], chosen)
         with ahead:
             for chunk in ahead.chunks(self.batch):
                 self._measure(self._items(chunk, rows, results), results)
@@ -63,17 +71,7 @@ class MeasureRows(Operator):
         return all(row[name] in accepted for name, accepted in self.where.items())
 
     def _decode(self, rows: Sequence[Mapping[str, Any]], k: int) -> Decoded:
-        from idtool.media import images, store
-        from idtool.media.limits import Limits
-
-        try:
-            # How many bytes a file may have was judged at ingest.
-            limits = Limits(max_pixels=self.max_pixels, max_bytes=sys.maxsize)
-            return images.decode(store.open_bytes(rows[k]["media"], self.store_root), limits)
-        except Exception as error:
-            if is_fatal(error) or is_out_of_memory(error):
-                raise
-            return error
+        return decode(rows[k]["media"], self.store_root, self.max_pixels)
 
     def _items(
         self, chunk: list[tuple[int, Decoded]], rows: Sequence[Mapping[str, Any]], results: list[dict[str, Any]]
@@ -109,6 +107,20 @@ class MeasureRows(Operator):
         for field in added:
             batch = batch.append_column(field, pa.array([row.get(field.name) for row in results], field.type))
         return batch
+
+
+def decode(media: str, store_root: Path, max_pixels: int) -> Decoded:
+    """The image behind a `media` reference, or why there is none."""
+    from idtool.media import images, store
+    from idtool.media.limits import Limits
+
+    try:
+        # How many bytes a file may have was judged at ingest.
+        return images.decode(store.open_bytes(media, store_root), Limits(max_pixels=max_pixels, max_bytes=sys.maxsize))
+    except Exception as error:
+        if is_fatal(error) or is_out_of_memory(error):
+            raise
+        return error
 
 
 def call(measure: Measure, items: Sequence[Item]) -> Sequence[Values | Exception]:
@@ -167,7 +179,8 @@ class DecodeAhead:
             self._next += 1
 
 
-def _pixels(row: Mapping[str, Any]) -> int:
+def pixels_of(row: Mapping[str, Any]) -> int:
+    """How many pixels an image has by its header; a guess where that was not read."""
     return int(row.get("width") or 1024) * int(row.get("height") or 1024)
 
 

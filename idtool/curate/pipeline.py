@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from idtool import launch
 from idtool.config import ConfigFile, ResolvedRecipe, load_config
 from idtool.console import Reporter
 from idtool.curate.profiles import choose_device, choose_profile
@@ -24,25 +23,18 @@ from idtool.curate.report import write_report
 from idtool.curate.request import CurateRequest
 from idtool.curate.sample import make_sample, sample_folder
 from idtool.engine.commit import sorted_batches
-from idtool.engine.executor import Executor
 from idtool.engine.fingerprint import IdDigest, fingerprint
-from idtool.engine.local import LocalExecutor, available_cpus
 from idtool.engine.operator import KEPT, OUTCOME, Context
 from idtool.engine.plan import Planned, Upstream, plan_steps, state_of
-from idtool.engine.ray_executor import RayExecutor
 from idtool.engine.runner import Options, Runner
-from idtool.engine.step import Binding, Env, Step
+from idtool.engine.step import Env, Step
 from idtool.engine.table import KeptRows, Table, write_table
-from idtool.errors import Interrupted, QualityError, RunFailed
-from idtool.media.paths import local, printable, without_login
+from idtool.errors import QualityError, RunFailed
+from idtool.media.paths import local
 from idtool.media.sources import SCHEMA, list_sources
 from idtool.models.catalog import catalogue
-from idtool.models.weights import cache_dir, fetch, sha256
+from idtool.models.weights import cache_dir
 from idtool.run import Run
-
-RAY_PAYS_ROWS = 2_000
-RAY_PAYS_CPUS = 8
-"""Below either, a Ray start (7 to 30 s) and a copy of the models per worker cost more than they give."""
 
 SOURCES_SCHEMA = pa.schema([*SCHEMA, *OUTCOME])
 
@@ -119,7 +111,7 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
     """
     prepared = prepare(request)
     progress.note(f"profile {prepared.profile}: {prepared.profile_reason}")
-    with Run.create(request.run_dir) as run, _clean_stop(request), contextlib.redirect_stdout(sys.stderr):
+    with Run.create(request.run_dir) as run, launch.clean_stop(request.run_dir), contextlib.redirect_stdout(sys.stderr):
         progress.log_to(run.path / "log.jsonl")
         inputs = list(request.inputs) or [_sample(request.seed, progress)]
         listing = _Sources(inputs, request.limit)
@@ -127,7 +119,7 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
         rows = sources.rows
         if left_out := listing.left_out():
             progress.note(f"left out of the inputs: {left_out}")
-        executor = _executor(request, rows)
+        executor = launch.executor(request.engine, request.address, request.workers, rows)
         run.save(
             recipe=prepared.recipe.recipe,
             summary=prepared.recipe.summary,
@@ -136,19 +128,19 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
             profile_reason=prepared.profile_reason,
             seed=request.seed,
             device=prepared.device,
-            inputs=[_recorded(value) for value in inputs],
+            inputs=[launch.recorded(value) for value in inputs],
             sample=not request.inputs,
             sources=rows,
             left_out=dict(+listing.listing.skipped),
             engine=executor.name,
-            command=_recorded(resume_command()),
+            command=launch.recorded(launch.resume_command()),
         )
-        _fetch_weights(prepared.planned, run.path, listing.upstream, progress)
+        launch.fetch(prepared.planned, run.path, listing.upstream, progress.note)
         (run.path / "recipe.yaml").write_text(prepared.recipe.to_yaml(), encoding="utf-8")
         context = Context(str(run.path), request.seed, prepared.device, threads=1)
         options = Options(request.only == "errors", prepared.recipe.max_error_rate)
         try:
-            runner = Runner(run, executor, context, progress, options, _describe)
+            runner = Runner(run, executor, context, progress, options, launch.describe)
             runner.execute(prepared.planned, sources, listing.upstream)
         except (QualityError, RunFailed) as error:
             # What went wrong is also in the report; a disk too full for it must not hide the reason.
@@ -184,15 +176,6 @@ def _sample(seed: int, progress: Reporter) -> str:
     """The manifest of the built-in sample, made on first use."""
     progress.note("no --input: using the built-in sample of synthetic people")
     return str(make_sample(cache_dir() / "sample", seed=seed, announce=progress.note) / "manifest.csv")
-
-
-def _fetch_weights(planned: list[Planned], run_dir: Path, upstream: Upstream, progress: Reporter) -> None:
-    """Fetch what the steps that will run need before the first of them does: a model that cannot be had must fail
-    the run in seconds, not after hours of decoding."""
-    states = state_of(planned, run_dir, upstream)
-    due = [entry.step for entry, (state, _) in zip(planned, states, strict=True) if state in ("run", "depends")]
-    names = dict.fromkeys(binding.model for step in due for binding in step.models())
-    fetch([name for name in names if name in catalogue()], announce=progress.note)
 
 
 class _Sources:
@@ -232,13 +215,6 @@ class _Sources:
         return ", ".join(f"{number} {what}" for what, number in skipped) or None
 
 
-def _describe(binding: Binding) -> dict[str, Any]:
-    """A model as the manifest names it, with the hash of its weights where they are pinned."""
-    pinned = sha256(binding.model) if binding.model in catalogue() else None
-    facts = {"role": binding.role, "model": binding.model, "revision": binding.revision, "licence": binding.licence}
-    return {**facts, "sha256": pinned}
-
-
 def _stamp(uri: str) -> str:
     """Size and time of change of a local file; nothing for others."""
     path = local(uri)
@@ -247,41 +223,3 @@ def _stamp(uri: str) -> str:
     except OSError:
         return "missing"
     return f"{status.st_size} {status.st_mtime_ns}" if status else ""
-
-
-def _executor(request: CurateRequest, rows: int) -> Executor:
-    engine = request.engine
-    address = request.address or os.environ.get("RAY_ADDRESS")  # which `ray job submit` sets
-    if engine == "auto":
-        pays = rows >= RAY_PAYS_ROWS and available_cpus() >= RAY_PAYS_CPUS
-        engine = "ray" if address or pays else "local"
-    if engine == "ray":
-        return RayExecutor(address, request.workers)
-    return LocalExecutor(request.workers)
-
-
-def _recorded(text: str) -> str:
-    """Text as a manifest may hold it: no login of a URL, no bytes that are not UTF-8."""
-    return printable(without_login(text))
-
-
-def resume_command() -> str:
-    """The command line that goes on with this run."""
-    return shlex.join(["idtool", *sys.argv[1:]])
-
-
-@contextlib.contextmanager
-def _clean_stop(request: CurateRequest) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run with what is finished kept, and say how to go on."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with contextlib.suppress(ValueError):  # not in the main thread: the caller's signals are not ours to set
-        signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"Stopped. What is finished is kept in {request.run_dir}.", f"Go on with: {resume_command()}"
-        ) from None

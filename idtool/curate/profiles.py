@@ -9,12 +9,13 @@ from idtool.curate.registry import STEPS
 from idtool.engine.step import Binding, Env
 from idtool.errors import MissingError
 from idtool.machine import find_cuda
-from idtool.models import obstacle
+from idtool.models import lacking, obstacle
 
 
 def choose_profile(file: ConfigFile, recipe: ResolvedRecipe, name: str) -> tuple[str, str]:
     """The profile to use and why. `auto` takes the first of the file's `auto` list that fits: its device is here and
-    the models that the recipe asks of it can be loaded; else the last. UsageError for a name the file does not have."""
+    the models that the recipe asks of it can be loaded, with packages that are installed; else the last. UsageError for
+    a name the file does not have."""
     if name != "auto":
         file.profile(name)
         return name, "asked for by name"
@@ -41,8 +42,9 @@ def _asked_for(recipe: ResolvedRecipe, env: Env) -> Iterable[Binding]:
 
 
 def _first_obstacle(bindings: Iterable[Binding]) -> str | None:
+    """What keeps the first of the models that cannot be loaded here, be it this version or a missing package."""
     for binding in bindings:
-        why = obstacle(binding)
+        why = obstacle(binding) or lacking(binding)
         if why is not None:
             return f"role {binding.role} is bound to {binding.model}, and {why}"
     return None

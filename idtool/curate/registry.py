@@ -19,7 +19,10 @@ STEPS: Registry[type[Step]] = Registry(
         "identify": "idtool.curate.identify:Identify",
         "pair": "idtool.curate.pair:Pair",
         "caption": "idtool.curate.caption:Caption",
+        "regions": "idtool.curate.regions:Regions",
+        "describe": "idtool.curate.describe:Describe",
         "export": "idtool.curate.export:Export",
+        "records": "idtool.curate.export:Records",
     },
     group="idtool.steps",
 )

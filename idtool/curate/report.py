@@ -9,8 +9,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from idtool.curate import charts, gallery
+from idtool.curate import charts, gallery, record_gallery
 from idtool.curate.report_data import report_data
+from idtool.media.thumbnails import Thumbnails
 from idtool.run import Run
 
 NAME = "report.html"
@@ -35,7 +36,7 @@ def render(run: Run) -> str:
     import jinja2
 
     data = report_data(run.path)
-    thumbnails = gallery.Thumbnails(run.store_root)
+    thumbnails = Thumbnails(run.store_root)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("idtool.curate"),
         autoescape=True,
@@ -58,6 +59,7 @@ def render(run: Run) -> str:
         slowest=max([line["seconds"] for line in data["funnel"]] + [1e-9]),
         most=max([line["count"] for line in data["reasons"]] + [1]),
         pairs=gallery.kept_pairs(run, thumbnails),
+        records=record_gallery.kept_records(run, thumbnails),
         rejects=gallery.rejects(run, thumbnails, data["reasons"]),
         histogram=charts.histogram,
         sizes=charts.sizes,
@@ -73,11 +75,12 @@ def title(data: Mapping[str, Any]) -> str:
 
 def _counted(found: Mapping[str, Any]) -> str:
     inputs = f"{charts.number(found['inputs'])} {plural(found['inputs'], 'input')}"
-    if found["pairs"] is None:
-        return f"{charts.number(found['images'])} {plural(found['images'], 'image')} kept from {inputs}"
-    pairs = f"{charts.number(found['pairs'])} {plural(found['pairs'], 'pair')}"
     people = f"{charts.number(found['identities'])} {'person' if found['identities'] == 1 else 'people'}"
-    return f"{pairs} of {people} from {inputs}"
+    for noun in ("pair", "record"):
+        rows = found[f"{noun}s"]
+        if rows is not None:
+            return f"{charts.number(rows)} {plural(rows, noun)} of {people} from {inputs}"
+    return f"{charts.number(found['images'])} {plural(found['images'], 'image')} kept from {inputs}"
 
 
 def code(text: str) -> Markup:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from idtool.curate import facts
+from idtool.curate.card import EXPORTS
 from idtool.curate.gate import Bound, GateSettings
 from idtool.curate.histograms import histogram, is_number, limits
 from idtool.engine.operator import ERROR, KEPT, REJECTED
@@ -61,7 +62,7 @@ def report_data(run: Path) -> dict[str, Any]:
     head = {name: manifest.get(name) for name in names}
     lines = facts.funnel(manifest)
     lost = lost_rows(opened)
-    export = next((entry for entry in opened.steps if entry.get("kind") == "export"), {})
+    export = next((entry for entry in opened.steps if entry.get("kind") in EXPORTS), {})
     return {
         "run": str(opened.path),
         **head,
@@ -99,17 +100,20 @@ def image_steps(run: Run) -> list[Row]:
 
 
 def verdict(run: Run) -> dict[str, int | None]:
-    """`inputs`, `images` (kept to the end of the image steps), `identities` and `pairs` (None before there are any)."""
-    images, pairs = image_steps(run), pair_steps(run)
+    """`inputs`, `images` (kept to the end of the image steps), `identities`, `pairs` and `records` (None before there
+    are any)."""
+    images, pairs, records = image_steps(run), pair_steps(run), done(run, "records")
     people = None
-    if pairs:
-        column = run.step_table(pairs[-1]["index"]).read(["identity"], kept_only=True)["identity"]
-        people = len(pc.unique(column))
+    if last := pairs or records:
+        table = run.step_table(last[-1]["index"])
+        named = next((name for name in ("identity", "identity_label") if name in table.schema.names), None)
+        people = len(pc.unique(table.read([named], kept_only=True)[named].drop_null())) if named else 0
     return {
         "inputs": int(images[0]["rows_in"]) if images else 0,
         "images": int(images[-1]["kept"]) if images else 0,
         "identities": people,
         "pairs": int(pairs[-1]["kept"]) if pairs else None,
+        "records": int(records[-1]["kept"]) if records else None,
     }
 
 

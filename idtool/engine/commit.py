@@ -38,6 +38,11 @@ class Parts:
         self.inflight.mkdir(parents=True, exist_ok=True)
         (self.inflight / key).touch()
 
+    def calm(self) -> None:
+        """Nothing was being processed by a process that died: a run that ends by an error of Python's own, or by
+        Ctrl-C, leaves no suspects behind. (These are tried in a process of their own, with a copy of the models.)"""
+        shutil.rmtree(self.inflight, ignore_errors=True)
+
     def commit(self, key: str, rows: pa.Table) -> pa.Table:
         """Store a shard's output under the step's schema (missing columns null); returns what was stored."""
         stored = conform(rows, self.schema)

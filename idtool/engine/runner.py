@@ -86,6 +86,7 @@ class Runner:
                     try:
                         entry |= self._run_step(step, table, upstream, len(planned))
                     except BaseException as error:
+                        Parts(folder, step.schema).calm()
                         entry |= {"state": "failed", "message": str(error)[:500]}
                         self._save(entries, planned)
                         raise _storage_failure(error) from error

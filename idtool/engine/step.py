@@ -133,7 +133,8 @@ class Step(ABC):
 class RowStep(Step):
     """A step whose work is a chain of operators on shards."""
 
-    shard_rows: ClassVar[int] = 64
+    shard_rows: int = 64
+    """Rows of a shard: what a worker is handed, what a commit holds."""
 
     @abstractmethod
     def operators(self) -> list[Operator]:

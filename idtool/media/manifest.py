@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from idtool.errors import UsageError
@@ -32,7 +32,12 @@ def manifest_rows(place: Place) -> Iterator[Row]:
     no known meaning go into `extra`, pictures and other bytes left out. A row without a path gets the uri
     `<manifest>#<row number>`, which names no file, so that it is accounted for. Raises UsageError for a manifest that
     cannot be read or has no path column."""
-    for number, values in enumerate(_records(place), start=1):
+
+    def check(names: Iterable[str]) -> None:
+        if not _path_columns(names):
+            raise _no_path_column(place.shown, names)
+
+    for number, values in enumerate(records(place, check), start=1):
         columns = _path_columns(values)
         if number == 1 and not columns:
             raise _no_path_column(place.shown, values)
@@ -109,7 +114,9 @@ def _is_missing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def _records(place: Place) -> Iterator[Mapping[str, Any]]:
+def records(place: Place, check: Callable[[Iterable[str]], None] = lambda _: None) -> Iterator[Mapping[str, Any]]:
+    """The rows of a CSV, TSV, JSON-lines or Parquet file, in order. `check` gets the header of a CSV, also of one
+    without rows, and may refuse it. Raises UsageError for a file that cannot be read as its extension says."""
     extension = posixpath.splitext(place.name)[1].lower()
     with place.open() as file:
         if extension == ".parquet":
@@ -117,7 +124,7 @@ def _records(place: Place) -> Iterator[Mapping[str, Any]]:
         elif extension in (".jsonl", ".ndjson"):
             yield from _json_lines(_lines(file), place.shown)
         else:
-            yield from _delimited(_lines(file), place.shown, "\t" if extension == ".tsv" else ",")
+            yield from _delimited(_lines(file), place.shown, "\t" if extension == ".tsv" else ",", check)
 
 
 def _lines(file: IO[bytes]) -> Iterator[str]:
@@ -126,11 +133,13 @@ def _lines(file: IO[bytes]) -> Iterator[str]:
         yield line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape")
 
 
-def _delimited(lines: Iterator[str], shown: str, delimiter: str) -> Iterator[Mapping[str, Any]]:
+def _delimited(
+    lines: Iterator[str], shown: str, delimiter: str, check: Callable[[Iterable[str]], None]
+) -> Iterator[Mapping[str, Any]]:
     reader = csv.DictReader(lines, delimiter=delimiter, strict=True, restkey="")
     try:
-        if reader.fieldnames and not _path_columns(reader.fieldnames):  # said of a file without rows, too
-            raise _no_path_column(shown, reader.fieldnames)
+        if reader.fieldnames:
+            check(reader.fieldnames)
         for record in reader:
             if record.get(""):
                 raise UsageError(f"{shown}, line {reader.line_num}: more fields than the header has.")

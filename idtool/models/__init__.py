@@ -43,6 +43,7 @@ WRAPPERS: Registry[Any] = Registry(
         "clip": "idtool.models.clip:TransformersClip",
         "open_clip": "idtool.models.clip:OpenClip",
         "vit": "idtool.models.features:VitFeatures",
+        "laion-v1": "idtool.models.aesthetic:LaionV1",
         "laion-v2": "idtool.models.aesthetic:LaionV2",
         "siglip-v2.5": "idtool.models.aesthetic:SiglipV25",
         "clip-iqa": "idtool.models.iqa:ClipIqa",
@@ -139,9 +140,10 @@ def load(binding: Binding, *, device: str = "cpu", threads: int = 1) -> Any:
             else "Bind the role to another model in pipelines.yaml, or use --profile offline.",
         )
     name = str(format_of(binding))
-    wrapper = WRAPPERS.get(name)
     offline = addresses.is_offline_name(binding.model)
-    roles = entry(name).roles if offline else wrapper.roles
+    known_for = entry(name).roles if offline else None
+    wrapper = WRAPPERS.get(name)
+    roles = wrapper.roles if known_for is None else known_for
     if binding.role not in roles:
         raise UsageError(
             f"Model {binding.model!r} is bound to role {binding.role!r}, but it is for {', '.join(roles)}.",

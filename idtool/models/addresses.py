@@ -26,13 +26,15 @@ SOURCE_OPTIONS = ("file", "format")
 """Options of a binding that say which files it is and how they are read; the others go to the wrapper."""
 FURTHER = ("backbone",)
 """Options whose value is the address of another model that the wrapper needs."""
-_PATTERNS = {
-    "hf": re.compile(r"[\w.-]+/[\w.-]+"),
-    "open_clip": re.compile(r"[\w.-]+/[\w.-]+"),
-    "insightface": re.compile(r"[\w.-]+"),
-    "github": re.compile(r"[\w.-]+/[\w.-]+"),
-    "local": re.compile(r".+"),
-    "api": re.compile(r".+"),
+_TWO, _ONE, _ANY = re.compile(r"[\w.-]+/[\w.-]+"), re.compile(r"[\w.-]+"), re.compile(r".+")
+_PATTERNS = {"hf": _TWO, "open_clip": _TWO, "insightface": _ONE, "github": _TWO, "local": _ANY, "api": _ANY}
+_TAKES = {
+    "hf": "Write hf:<owner>/<repo>.",
+    "open_clip": "Write open_clip:<architecture>/<tag>.",
+    "insightface": "Write insightface:<pack>.",
+    "github": "Write github:<owner>/<repo>, and option `file`.",
+    "local": "Write local:<path>.",
+    "api": "Write api:<model>.",
 }
 
 
@@ -64,11 +66,14 @@ def parse(model: str, *, revision: str | None = None, file: str | None = None, s
     kind, colon, name = model.partition(":")
     if not colon or kind not in KINDS:
         raise UsageError(f"{model!r} is no address of a model.", did_you_mean(kind, KINDS, "Kinds of addresses"))
-    unsafe = name.startswith(("/", "../")) or "/../" in name or name.endswith("/..")
-    if not _PATTERNS[kind].fullmatch(name) or (kind not in ("local", "api") and unsafe):
-        raise UsageError(f"{model!r} is no address of a model: {name!r} is not what {kind}: takes.")
-    if file is not None and (file.startswith("/") or ".." in file.split("/")):
+    if not _PATTERNS[kind].fullmatch(name) or (kind not in ("local", "api") and not _stays_inside(name)):
+        raise UsageError(f"{model!r} is no address of a model: {name!r} is not what {kind}: takes.", _TAKES[kind])
+    if file is not None and not (isinstance(file, str) and file):
+        raise UsageError(f"Option `file` of {model!r} is no name of a file: {file!r}.", "Name a file inside it.")
+    if file is not None and not _stays_inside(file):
         raise UsageError(f"Option `file` of {model!r} leaves its repository: {file!r}.", "Name a file inside it.")
+    if revision is not None and not _stays_inside(revision):
+        raise UsageError(f"The revision of {model!r} is none: {revision!r}.", "Name a commit, a tag or a branch.")
     if kind == "github" and not file:
         raise UsageError(f"{model!r} needs option `file`.", "Say which file of the repository holds the weights.")
     return Address(kind, name, revision, file, sha256)
@@ -86,3 +91,8 @@ def of_binding(binding: Binding) -> list[Address]:
 def further(options: Mapping[str, Any]) -> dict[str, str]:
     """Those of the options that name another model by its address."""
     return {name: str(options[name]) for name in FURTHER if options.get(name)}
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a name becomes a path below the folder that it is joined to, on any system."""
+    return not set("\\:") & set(name) and not any(part in ("", ".", "..") for part in name.split("/"))

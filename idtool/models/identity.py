@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from idtool.models import runtime, weights
+from idtool.models.faces import Face
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -54,26 +55,48 @@ def align(image: Image, kps: npt.ArrayLike, size: int = CROP) -> npt.NDArray[np.
     return np.stack(crops).astype(np.uint8) if crops else np.zeros((0, size, size, 3), np.uint8)
 
 
+def aligned(images: Sequence[Image], faces: Sequence[Face]) -> list[npt.NDArray[np.uint8]]:
+    """The aligned crop (112, 112, 3) of one face in each RGB uint8 image: the alignment `arcface-112`.
+
+    ValueError when the sequences differ in length or the points of a face coincide.
+    """
+    return [align(image, face.kps)[0] for image, face in zip(images, faces, strict=True)]
+
+
+def checked_crops(crops: npt.ArrayLike | Sequence[Image], size: int = CROP) -> npt.NDArray[np.uint8]:
+    """Crops as one array (N, size, size, 3). ValueError when they are of another shape or not uint8."""
+    array = np.asarray(crops)
+    if len(array) == 0:
+        return np.zeros((0, size, size, 3), np.uint8)
+    if array.ndim != 4 or array.shape[1:] != (size, size, 3) or array.dtype != np.uint8:
+        raise ValueError(f"Expected uint8 crops of Nx{size}x{size}x3. Got {array.dtype} {array.shape}")
+    return array
+
+
 class Embedder:
     """A face recognition network on aligned crops. Safe to call from several threads."""
 
     name: ClassVar[str]
     dim: ClassVar[int] = 512
+    alignment: ClassVar[str] = "arcface-112"
+    """How its crops are cut: the same name, the same crops, so that callers cut them once for several networks."""
 
     def __init__(self, *, device: str = "cpu", threads: int = 1) -> None:
         self._session = runtime.onnx_session(weights.path(self.name), device, threads)
         self._input = self._session.get_inputs()[0].name
+
+    def crops(self, images: Sequence[Image], faces: Sequence[Face]) -> list[Image]:
+        """What `embed` takes: the aligned crop of one face in each image (`aligned`)."""
+        return aligned(images, faces)
 
     def embed(self, crops: npt.ArrayLike | Sequence[Image]) -> Floats:
         """Aligned RGB uint8 crops (N, 112, 112, 3) to raw embeddings (N, 512) float32, not normalised.
 
         The length of a raw embedding falls with the quality of the crop; divide by it to compare by cosine.
         """
-        array = np.asarray(crops)
+        array = checked_crops(crops)
         if len(array) == 0:
             return np.zeros((0, self.dim), np.float32)
-        if array.ndim != 4 or array.shape[1:] != (CROP, CROP, 3) or array.dtype != np.uint8:
-            raise ValueError(f"Expected uint8 crops of Nx{CROP}x{CROP}x3. Got {array.dtype} {array.shape}")
         batch = np.ascontiguousarray(((array.astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2))
         # One crop per call: this EdgeFace file takes no more, larger batches are slower on a CPU, and the embedding
         # of a face must not depend on its neighbours.

@@ -7,59 +7,33 @@ its tensors, so neither PyTorch nor a converted file is needed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from idtool.models import runtime, weights
-from idtool.models.crops import around, warp
+from idtool.models.crops import warp
 from idtool.models.faces import Face
 from idtool.models.graphs import Node, State, compile_cpu, convolution, spatial_mean
+from idtool.models.parts import CROP, MARGIN, PARTS, Parsed, crop_matrix
 from idtool.models.state_dict import read_state_dict
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-PARTS = (
-    *("background", "skin", "left_brow", "right_brow", "left_eye", "right_eye", "glasses", "left_ear", "right_ear"),
-    *("earring", "nose", "mouth", "upper_lip", "lower_lip", "neck", "necklace", "cloth", "hair", "hat"),
-)
-"""The 19 classes in the network's order; left and right are the person's own, `mouth` is the inside of the mouth."""
+__all__ = ["PARTS", "BiSeNet", "Parsed", "bisenet_graph"]
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class Parsed:
-    """The parts of one face, in a square crop around it."""
-
-    labels: npt.NDArray[np.uint8]
-    """(512, 512) index into `PARTS` for every pixel of the crop."""
-    matrix: npt.NDArray[np.float64]
-    """(2, 3) from pixels of the image to pixels of the crop."""
-
-    def share(self, *parts: str) -> float:
-        """[0, 1] share of the crop that is any of the parts. ValueError for an unknown name."""
-        return float(np.isin(self.labels, [PARTS.index(part) for part in parts]).mean())
-
-    def on(self, height: int, width: int) -> npt.NDArray[np.uint8]:
-        """The labels on the image they come from, (height, width); background outside the crop."""
-        import cv2
-
-        back = cv2.invertAffineTransform(self.matrix)
-        return np.asarray(cv2.warpAffine(self.labels, back, (width, height), flags=cv2.INTER_NEAREST), np.uint8)
 
 
 class BiSeNet:
     """BiSeNet on CelebAMask-HQ classes. Safe to call from several threads."""
 
     name = "bisenet-celebamask"
-    CROP: ClassVar[int] = 512
-    MARGIN: ClassVar[float] = 1.9
-    """Side of the crop over the longer side of the box: hair and neck are inside."""
+    CROP: ClassVar[int] = CROP
+    MARGIN: ClassVar[float] = MARGIN
 
     def __init__(self, *, device: str = "cpu", threads: int = 1) -> None:
         runtime.cpu_only(device, "The face parser")
@@ -73,7 +47,7 @@ class BiSeNet:
         """
         found = []
         for image, face in zip(images, faces, strict=True):
-            matrix = around(face.box, self.MARGIN, self.CROP)
+            matrix = crop_matrix(face.box)
             scores = self.scores(warp(image, matrix, self.CROP, "replicate"))
             found.append(Parsed(scores.argmax(axis=0).astype(np.uint8), matrix))
         return found

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from idtool.engine.operator import is_out_of_memory
 from idtool.errors import MissingError, UsageError
 from idtool.models import runtime, sources
 
@@ -72,6 +73,16 @@ def ready(network: Any, device: Any, dtype: str = "float32", compiled: bool = Fa
     return torch.compile(network) if compiled else network
 
 
+def file_of(weights: sources.Weights) -> Path:
+    """The path of weights that are one file. MissingError for a folder, with the option that picks a file of it."""
+    if weights.path.is_dir():
+        raise MissingError(
+            f"Model {weights.model} ({weights.path}) is a folder.",
+            "Name the weight file in it by option `file` of the binding.",
+        )
+    return weights.path
+
+
 def read_tensors(path: Path, inside: str | None = None) -> dict[str, Any]:
     """The tensors of a `.safetensors` or PyTorch file, on the CPU. No pickle is executed (`weights_only=True`).
 
@@ -90,6 +101,8 @@ def read_tensors(path: Path, inside: str | None = None) -> dict[str, Any]:
         raise MissingError(f"{path} does not exist.", "Check option `file` of the binding in pipelines.yaml.") from None
     # A damaged file makes the readers raise whatever their parsers do.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise MissingError(
             f"{path} cannot be read as a checkpoint (is it complete?): {why}.", "Fetch it again."
@@ -152,10 +165,16 @@ def pretrained(cls: Any, weights: sources.Weights, *, ignore: Sequence[str] = ()
 
     MissingError when the folder holds no such model, files are damaged, or weights would be left at random.
     """
+    from transformers.utils import logging as their_output
+
+    # A bar for each model would run through the tool's own output.
+    their_output.disable_progress_bar()
     what = f"Model {weights.model} ({weights.path})"
+    # Other shapes are let through to the report, which names them; the library's own error does not.
+    settings = {"ignore_mismatched_sizes": True, **options}
     with as_missing(what):
         network, report = cls.from_pretrained(
-            weights.path, local_files_only=True, trust_remote_code=False, output_loading_info=True, **options
+            weights.path, local_files_only=True, trust_remote_code=False, output_loading_info=True, **settings
         )
     checked_report(report, what, ignore=ignore)
     return network
@@ -175,8 +194,6 @@ def as_missing(what: str) -> Iterator[None]:
     except MissingError:
         raise
     except Exception as error:
-        from idtool.engine.operator import is_out_of_memory
-
         if is_out_of_memory(error):
             raise
         why = " ".join(str(error).split())[:300] or type(error).__name__

@@ -6,15 +6,18 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
-from idtool.curate.caption import WRITES, Caption, CaptionSettings, TemplateCaptions, background, given_caption, person
+from idtool.curate.caption import WRITES, Caption, CaptionSettings
+from idtool.curate.template_caption import background, given_caption, person
 from idtool.engine.operator import OUTCOME
 from idtool.engine.plan import plan_steps
 from idtool.engine.step import Binding, Env
-from idtool.errors import MissingError, UsageError
+from idtool.errors import MissingError
 
 NONE = Env("offline", {})
 BOUND = Env("paper", {"captioner": (Binding("captioner", "hf:some/model"),)})
+UNKNOWN = Env("own", {"captioner": (Binding("captioner", "hf:some/model", options={"format": "vlmm"}),)})
 GUESSES = re.compile(r"\b(man|woman|male|female|girl|boy|old|young|asian|white|black|he|she|his|her)\b", re.I)
 
 
@@ -119,15 +122,35 @@ def test_captions_that_came_with_the_images() -> None:
 
 def test_a_captioner_is_never_replaced_in_silence() -> None:
     assert "needs role captioner" in Caption(CaptionSettings(), NONE).notes()[0]
-    [note] = Caption(CaptionSettings(), BOUND).notes()
-    assert "hf:some/model" in note and "template" in note
-    assert Caption(CaptionSettings(by="template"), BOUND).notes() == []
-    with pytest.raises(UsageError, match="hf:some/model"):
-        Caption(CaptionSettings(by="captioner"), BOUND).reads({})
+    bound = Caption(CaptionSettings(), BOUND)
+    assert bound.notes() == [] and bound.models() == [Binding("captioner", "hf:some/model")]
+    assert {"a_caption_reason", "b_background_reason"} <= set(bound.writes({}).names)
+    assert {"a_media", "b_id"} <= set(bound.reads({}))
+    [note] = Caption(CaptionSettings(), UNKNOWN).notes()
+    assert "captions come from the template: role captioner is bound to hf:some/model, and format 'vlmm'" in note
+    template = Caption(CaptionSettings(by="template"), BOUND)
+    assert template.notes() == [] and template.models() == [] and template.writes({}) == WRITES
+    with pytest.raises(MissingError, match="format 'vlmm' is unknown"):
+        Caption(CaptionSettings(by="captioner"), UNKNOWN).reads({})
     with pytest.raises(MissingError, match="captioner"):
         Caption(CaptionSettings(by="captioner"), NONE).reads({})
 
 
-def test_the_wording_is_part_of_the_fingerprint() -> None:
-    loose, strict = (TemplateCaptions(CaptionSettings(expression_p=p)).config() for p in (0.2, 0.9))
-    assert loose != strict
+def test_the_wording_is_part_of_the_fingerprint_and_what_serves_another_way_of_writing_is_not() -> None:
+    def own(env: Env, **settings: Any) -> Any:
+        step = Caption(CaptionSettings.model_validate(settings), env)
+        return step.config(), [operator.config() for operator in step.operators()]
+
+    assert own(NONE, expression_p=0.2) != own(NONE, expression_p=0.9)
+    assert own(NONE) == own(NONE, max_words=50, prompts={"caption": "Who is this?"})
+    assert own(BOUND) == own(BOUND, expression_p=0.9, batch=2, gpus=0.5)
+    changed = [own(BOUND, **one) for one in ({"max_words": 50}, {"max_tokens": 9}, {"prompts": {"caption": "Say!"}})]
+    assert own(BOUND) not in changed
+    [operator] = own(BOUND)[1]
+    assert set(operator["prompts"]["background"]) == {"version", "text", "source"}
+
+
+def test_settings_are_checked() -> None:
+    for wrong in ({"min_words": 9, "max_words": 3}, {"prompts": {"capton": "x"}}, {"gpus": 1.5}, {"by": "me"}):
+        with pytest.raises(ValidationError):
+            CaptionSettings.model_validate(wrong)

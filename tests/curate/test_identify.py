@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from idtool.curate.identify import WRITES, Identify, IdentifySettings
+from idtool.curate.identify import WRITES, Identify, IdentifySettings, same_person
 from idtool.curate.measure import MeasureSettings, MeasureStep
 from idtool.engine.operator import Context
 from idtool.engine.step import Binding, Env, TableContext
 from idtool.engine.table import KeptRows
 from idtool.errors import MissingError, UsageError
+from idtool.models import weights
 from tests.curate.people import ENV, frame, image_id, person, photo, table
 from tests.curate.tables import joined, stored
 
@@ -199,6 +201,23 @@ def test_the_threshold_belongs_to_the_network() -> None:
         _ = Identify(IdentifySettings(), Env("x", {})).threshold
     assert default.writes({}) == WRITES
     assert Identify(IdentifySettings(by="folder"), ENV).reads({}) == ("id", "embedding", "group")
+
+
+def test_a_threshold_that_was_found_on_this_machine_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IDTOOL_CACHE", str(tmp_path))
+    network = Binding("identity", "arcface-mbf")
+    with pytest.raises(UsageError, match="idtool models calibrate identity"):
+        same_person(network)
+    kept = tmp_path / "calibration" / f"{weights.sha256('arcface-mbf')}.json"
+    kept.parent.mkdir()
+    found = [{"fmr": 0.01, "threshold": 0.27}, {"fmr": 0.001, "threshold": 0.34}, {"fmr": 0.0001, "threshold": None}]
+    kept.write_text(json.dumps({"thresholds": found}))
+    assert same_person(network) == 0.34
+    assert same_person(Binding("identity", "arcface-mbf", thresholds={"same_person": 0.4})) == 0.4
+    kept.write_text(json.dumps({"thresholds": found[:1]}))
+    assert same_person(network) == 0.27, "the strictest that there is"
+    with pytest.raises(UsageError, match="same_person"):
+        same_person(Binding("identity", "edgeface-s"))
 
 
 @pytest.mark.fixtures

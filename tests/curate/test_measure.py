@@ -17,6 +17,7 @@ from idtool.curate.measure_rows import MeasureRows
 from idtool.curate.measures import MEASURES, base
 from idtool.curate.measures.base import FaceMeasure, Item, Measure, Values, column
 from idtool.curate.measures.faces import describe
+from idtool.curate.resources import resources
 from idtool.engine.operator import Context, Rejected
 from idtool.engine.step import Binding, Env
 from idtool.errors import MissingError, UsageError
@@ -293,12 +294,35 @@ def test_the_second_judge_needs_a_second_network() -> None:
     }
 
 
-def test_aesthetic_has_its_place_and_says_why_it_is_not_made() -> None:
+def test_a_measure_whose_model_this_version_cannot_load_is_left_out_with_the_reason() -> None:
     assert step("pixels", "aesthetic").left_out() == {"aesthetic": "needs role aesthetic; profile offline binds none"}
-    bound = Env("paper", {"aesthetic": (Binding("aesthetic", "hf:some/predictor"),)})
-    why = step("pixels", "aesthetic", env=bound).left_out()["aesthetic"]
+    strange = Env("own", {"aesthetic": (Binding("aesthetic", "hf:some/predictor"),)})
+    why = step("pixels", "aesthetic", env=strange).left_out()["aesthetic"]
     assert why.startswith("role aesthetic is bound to hf:some/predictor, and ")
-    assert [binding.role for binding in step("pixels", "aesthetic", env=bound).models()] == []
+    assert [binding.role for binding in step("pixels", "aesthetic", env=strange).models()] == []
+    known = Env("own", {"aesthetic": (Binding("aesthetic", "hf:some/predictor", options={"format": "laion-v2"}),)})
+    assert step("aesthetic", env=known).left_out() == {} and len(step("aesthetic", env=known).models()) == 1
+
+
+def test_workers_reserve_an_accelerator_where_a_model_runs_on_one() -> None:
+    def gpus(*names: str, device: str = "cuda", pinned: str | None = None, asked: float | None = None) -> float:
+        binding = Binding("clip", "hf:some/clip", device=pinned)
+        env = Env("p", {"clip": (binding,), "nsfw": (Binding("nsfw", "nudenet-320n", device="cpu"),)}, device=device)
+        [operator] = step(*names, env=env, gpus=asked).operators()
+        return operator.resources.gpus
+
+    assert gpus("clip", "nsfw") == 1 and gpus("clip", device="cpu") == 0 and gpus("clip", device="mps") == 0
+    assert (
+        gpus("nsfw", "pixels") == 0
+        and gpus("clip", pinned="cpu") == 0
+        and gpus("clip", device="cpu", pinned="cuda:1") == 1
+    )
+    assert gpus("clip", asked=0.25) == 0.25 and gpus("clip", asked=0) == 0 and gpus("pixels", asked=2) == 2
+    with pytest.raises(ValidationError, match="counted whole"):
+        step("clip", gpus=1.5)
+    served = Env("p", {}, device="cuda")
+    assert resources(served, [Binding("captioner", "api:m"), None]).gpus == 0
+    assert step("pixels", gpus=0.5).config() == step("pixels").config()
 
 
 def test_a_forgotten_measure_is_named() -> None:

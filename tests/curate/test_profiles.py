@@ -78,10 +78,22 @@ def test_auto_says_that_a_model_of_paper_cannot_be_loaded(
     steps: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_cuda("NVIDIA H200", monkeypatch)
-    chosen, why = profiles.choose_profile(*made(steps, tmp_path, "insightface:buffalo_l"), "auto")
+    chosen, why = profiles.choose_profile(*made(steps, tmp_path, "github:some/detector"), "auto")
     assert chosen == "offline"
     assert "CUDA is here (NVIDIA H200), but paper was passed over" in why
-    assert "role faces is bound to insightface:buffalo_l" in why
+    assert "role faces is bound to github:some/detector, and models of the kind `github:` cannot fill" in why
+
+
+def test_auto_passes_over_a_profile_whose_packages_are_not_installed(
+    steps: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_cuda("NVIDIA H200", monkeypatch)
+    monkeypatch.setattr(profiles, "lacking", lambda binding: "it needs packages that are not installed: insightface")
+    chosen, why = profiles.choose_profile(*made(steps, tmp_path, "insightface:buffalo_l"), "auto")
+    assert chosen == "offline"
+    assert why.endswith(
+        "role faces is bound to insightface:buffalo_l, and it needs packages that are not installed: insightface"
+    )
 
 
 def test_a_named_profile_is_taken_or_refused(steps: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

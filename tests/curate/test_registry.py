@@ -15,7 +15,7 @@ from idtool.engine.step import Binding, Env, RowStep, Settings, Step
 from idtool.errors import UsageError
 
 
-@pytest.mark.parametrize("name", ["ingest", "animate", "inpaint", "swap", "frames", "measure", "gate", "dedup"])
+@pytest.mark.parametrize("name", list(STEPS))
 def test_steps_are_what_their_name_says(name: str) -> None:
     step = STEPS.get(name)
     assert issubclass(step, Step) and step.kind == name and step.summary
@@ -43,7 +43,7 @@ import sys
 from typing import Any
 from idtool.curate.measures import MEASURES
 from idtool.curate.registry import STEPS
-for name in ("ingest", "frames", "measure", "gate", "dedup", "swap"):
+for name in STEPS:
     STEPS.get(name)
 dict(MEASURES.items())
 heavy = {"cv2", "onnxruntime", "av", "PIL", "ray", "pandas", "scipy", "openvino", "ai_edge_litert", "torch"}
@@ -62,12 +62,17 @@ RECIPE: dict[str, dict[str, Any]] = {
     "dedup": {"exact": True, "perceptual": {"max_distance": 3, "origins": ["photo"]}},
     "measure": {"measures": ["faces", "identity", "landmarks", "expression", "quality", "nsfw", "aesthetic"]},
     "swap": {},
+    "regions": {"frame": "face", "crop": "bbox", "pairs": "first"},
+    "describe": {"prompts": {"caption": "Say what you see."}},
+    "records": {"splits": {"train": 1.0}, "files": True},
+    "caption": {"by": "captioner"},
 }
 
 
 @pytest.mark.parametrize("name", list(RECIPE))
 def test_steps_take_the_recipe_and_travel_to_workers(name: str) -> None:
-    env = Env("offline", {"faces": (Binding("faces", "scrfd-500m"),)})
+    roles = {"faces": "scrfd-500m", "parser": "bisenet-celebamask", "captioner": "api:some-model"}
+    env = Env("offline", {role: (Binding(role, model),) for role, model in roles.items()})
     cls = STEPS.get(name)
     step = cls(cls.Settings.model_validate(RECIPE[name]), env)
     json.dumps(step.config())

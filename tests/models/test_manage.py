@@ -35,17 +35,23 @@ def test_rows_say_what_is_here_and_what_is_not(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_show_tells_all() -> None:
-    shown = manage.show("sscd")
+    shown = manage.show("sscd", {})
     assert shown["files"]["sscd.onnx"]["bytes"] == 28251299
     assert shown["roles"] == ["copy"]
     with pytest.raises(MissingError, match="Did you mean 'sscd'"):
-        manage.show("scd")
+        manage.show("scd", {})
+    profiles = {"one": {"t2i": (HUB,)}, "two": BINDINGS}
+    shown = manage.show(HUB.model, profiles)
+    assert shown["bound"] == {"one": ["t2i"], "two": ["t2i"]}
+    assert (shown["licence"], shown["revision"], shown["state"]) == ("their own", "not pinned", "not built")
+    with pytest.raises(MissingError, match="Did you mean 'hf:someone/something'"):
+        manage.show("hf:someone/somthing", profiles)
 
 
 def test_every_model_of_the_catalogue_has_a_wrapper() -> None:
     from idtool.models import WRAPPERS
 
-    assert set(WRAPPERS.names()) == set(catalog.names())
+    assert set(catalog.names()) <= set(WRAPPERS.names())
     for name in WRAPPERS:
         assert callable(WRAPPERS.get(name))
 
@@ -54,7 +60,7 @@ def test_every_model_of_the_catalogue_has_a_wrapper() -> None:
     ("binding", "error", "says"),
     [
         (HUB, MissingError, "--profile offline"),
-        (Binding("identity", "insightface:buffalo_l"), MissingError, "insightface:"),
+        (Binding("t2i", "insightface:buffalo_l"), MissingError, "insightface:"),
         (Binding("faces", "scrfd-5"), MissingError, "scrfd-500m"),
         (Binding("copy", "scrfd-500m"), UsageError, "faces"),
         (Binding("faces", "scrfd-500m", options={"treshold": 0.4}), UsageError, "Did you mean 'threshold'"),
@@ -128,6 +134,9 @@ def test_a_probe_notices_a_network_that_is_wrong() -> None:
             return [[]]
 
     class Constant:
+        def crops(self, images: list[np.ndarray], faces: object) -> list[np.ndarray]:
+            return images
+
         def embed(self, crops: np.ndarray) -> np.ndarray:
             return np.ones((len(crops), 512), np.float32)
 

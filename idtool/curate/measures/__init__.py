@@ -18,6 +18,12 @@ MEASURES: Registry[type[Measure]] = Registry(
         "nsfw": "idtool.curate.measures.nsfw:Nsfw",
         "copy": "idtool.curate.measures.copy:CopyEmbedding",
         "aesthetic": "idtool.curate.measures.aesthetic:Aesthetic",
+        "clip": "idtool.curate.measures.clip:Clip",
+        "features": "idtool.curate.measures.features:Features",
+        "iqa": "idtool.curate.measures.iqa:Iqa",
+        "pose": "idtool.curate.measures.pose:Pose",
+        "attributes": "idtool.curate.measures.attributes:Attributes",
+        "parts": "idtool.curate.measures.parts:Parts",
     },
     group="idtool.measures",
 )

@@ -1,4 +1,7 @@
-"""Measure `aesthetic`: its place in recipes. No network for it comes inside packages of the index."""
+"""Measure `aesthetic`: how pleasing the whole image is to the raters that the network of role `aesthetic` learned from.
+
+The scales of two predictors are not one: a bound that was chosen for one says nothing of another.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,18 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from idtool.curate.measures.base import Item, Measure, Values, column
-from idtool.engine.step import Env
-from idtool.errors import MissingError
+from idtool.curate.measures.base import Item, Measure, Values, column, score, scores
 
 
 class Aesthetic(Measure):
-    """Left out everywhere, with the reason; gates on its column are then skipped with the same reason."""
+    """DMID keeps images above 5.2 by aesthetic-predictor-v2-5 (section 4.1.2)."""
 
     name = "aesthetic"
     role = "aesthetic"
     summary = "aesthetic score of the whole image"
-    writes = pa.schema([column("aesthetic", pa.float32(), "aesthetic-predictor-v2.5 score", "about 1 to 10")])
-
-    @classmethod
-    def why_not(cls, env: Env) -> str:
-        return super().why_not(env) or "measure aesthetic is not built in this version"
+    writes = pa.schema(
+        [column("aesthetic", pa.float32(), "aesthetic score, on the predictor's own scale", "about 1 to 10")]
+    )
 
     def __call__(self, items: Sequence[Item]) -> Sequence[Values | Exception]:
-        raise MissingError("Measure 'aesthetic' is not built in this version.", "Take it out of `measures`.")
+        return score("aesthetic", scores(self.model, items))

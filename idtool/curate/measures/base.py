@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from idtool.models.faces import Face
 
 Image = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 Values = Mapping[str, Any]
+VECTOR = pa.list_(pa.float32())
+"""Type of embedding columns. How long a vector is depends on the network that the profile binds."""
 
 
 @dataclass(eq=False)
@@ -105,6 +108,8 @@ class Measure(ABC):
                 "revision": self.binding.revision,
                 "options": dict(self.binding.options),
             }
+            if self.binding.sha256:
+                config["sha256"] = self.binding.sha256
         return config
 
     def load(self, context: Context) -> None:
@@ -141,3 +146,44 @@ class FaceMeasure(Measure):
 def column(name: str, kind: pa.DataType, doc: str, unit: str | None = None) -> pa.Field:
     """A documented column."""
     return pa.field(name, kind, metadata={"doc": doc, **({"unit": unit} if unit else {})})
+
+
+def score(name: str, values: Sequence[float] | Floats) -> list[Values | Exception]:
+    """One number per image as column `name`; a number that is not finite is the error of its own row."""
+    return [
+        {name: float(value)} if np.isfinite(value) else ValueError(f"{name} is not a finite number: {value}")
+        for value in values
+    ]
+
+
+def vectors(name: str, rows: Floats, *, unit: bool) -> list[Values | Exception]:
+    """One vector (D,) per image as column `name`, made of length 1 where `unit`; one that is not finite, or that has
+    no length to be divided by, is the error of its own row."""
+    out: list[Values | Exception] = []
+    for row in np.asarray(rows, np.float32):
+        length = float(np.linalg.norm(row))
+        if not np.isfinite(length) or (unit and length == 0):
+            out.append(ValueError(f"{name} has a length of {length}"))
+        else:
+            out.append({name: row / length if unit else row})
+    return out
+
+
+def looked_at(items: Sequence[Item], model: Any, look: Callable[[list[Image]], Floats]) -> Floats:
+    """`look` (images to rows (N, D)) on those items that this very model has not looked at in this step: measures
+    that share a tower run it once per image."""
+    key = f"looked_at {id(model)}"
+    new = [item for item in items if key not in item.memo]
+    if new:
+        for item, row in zip(new, look([item.image for item in new]), strict=True):
+            item.memo[key] = row
+    return np.stack([item.memo[key] for item in items])
+
+
+def scores(model: Any, items: Sequence[Item]) -> Floats:
+    """(N,) scores of whole images by a model that has `score`; of one that scores another network's embeddings
+    (`backbone`, `score_embeddings`), through `looked_at`."""
+    backbone = getattr(model, "backbone", None)
+    if backbone is None:
+        return np.asarray(model.score([item.image for item in items]), np.float32)
+    return np.asarray(model.score_embeddings(looked_at(items, backbone, backbone.images)), np.float32)

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from idtool.curate.measures.base import FaceMeasure, Item, Values, column
-
-EXPRESSIONS = ("happy", "surprise", "sad", "anger", "disgust", "fear", "neutral")
+from idtool.models.expression import EXPRESSIONS
 
 
 class Expression(FaceMeasure):
-    """Weighed together with the blendshapes of measure `landmarks` where those are there. Of low confidence."""
+    """Weighed together with the blendshapes of measure `landmarks` where those are there and the network is made for
+    it (it has `combine`). Of low confidence."""
 
     name = "expression"
     role = "expression"
@@ -30,10 +30,14 @@ class Expression(FaceMeasure):
 
     def of_faces(self, items: Sequence[Item]) -> Sequence[Values | Exception]:
         said = self.model([item.image for item in items], [item.face for item in items])
+        combine = getattr(self.model, "combine", None)
         out: list[Values | Exception] = []
         for item, row in zip(items, said, strict=True):
             shapes = item.get("blendshapes")
-            odds = row if shapes is None else self.model.combine(row, np.asarray(shapes, np.float32))
+            odds = row if shapes is None or combine is None else combine(row, np.asarray(shapes, np.float32))
+            if not np.isfinite(odds).all():
+                out.append(ValueError("the expression network gave a probability that is not finite"))
+                continue
             best = int(np.argmax(odds))
             out.append({"expression": EXPRESSIONS[best], "expression_p": float(odds[best]), "expressions": odds})
         return out

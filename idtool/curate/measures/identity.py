@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from idtool.curate.measures.base import FaceMeasure, Image, Item, Values, column
+from idtool.curate.measures.base import VECTOR, FaceMeasure, Floats, Image, Item, Values, column
 
 THUMB = 32
-EMBEDDING = pa.list_(pa.float32(), 512)
+CACHED = "arcface-112"
+"""The alignment of `Item.aligned`, which all networks that want it share."""
 
 
 class Identity(FaceMeasure):
@@ -22,18 +23,21 @@ class Identity(FaceMeasure):
     summary = "identity embedding of the largest face"
     writes = pa.schema(
         [
-            column("embedding", EMBEDDING, "identity embedding of the largest face, of length 1"),
+            column("embedding", VECTOR, "identity embedding of the largest face, of length 1"),
             column("embedding_norm", pa.float32(), "length before it was made 1; low for poor crops"),
             column("face_thumb", pa.binary(), "32x32 grey bytes of the aligned face, to tell near-copies"),
         ]
     )
 
     def of_faces(self, items: Sequence[Item]) -> Sequence[Values | Exception]:
-        unit, norm = embed(self.model, items)
-        return [
-            {"embedding": unit[k], "embedding_norm": float(norm[k]), "face_thumb": thumb(item.aligned())}
-            for k, item in enumerate(items)
-        ]
+        out: list[Values | Exception] = []
+        for item, row in zip(items, embed(self.model, items), strict=True):
+            norm = float(np.linalg.norm(row))
+            if usable(norm):
+                out.append({"embedding": row / norm, "embedding_norm": norm, "face_thumb": thumb(item.aligned())})
+            else:
+                out.append(no_length(norm))
+        return out
 
 
 class Identity2(FaceMeasure):
@@ -43,20 +47,33 @@ class Identity2(FaceMeasure):
     role = "identity"
     rank = 1
     summary = "identity embedding by a second network"
-    writes = pa.schema([column("embedding2", EMBEDDING, "second network's embedding, of length 1")])
+    writes = pa.schema([column("embedding2", VECTOR, "second network's embedding, of length 1")])
 
     def of_faces(self, items: Sequence[Item]) -> Sequence[Values | Exception]:
-        unit, _ = embed(self.model, items)
-        return [{"embedding2": row} for row in unit]
+        rows = embed(self.model, items)
+        norms = [float(norm) for norm in np.linalg.norm(rows, axis=1)]
+        return [
+            {"embedding2": row / norm} if usable(norm) else no_length(norm)
+            for row, norm in zip(rows, norms, strict=True)
+        ]
 
 
-def embed(model: object, items: Sequence[Item]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """(N, 512) of length 1, and the lengths (N,) before, of the aligned faces; one call of the network."""
-    raw = np.asarray(model.embed(np.stack([item.aligned() for item in items])), np.float32)  # type: ignore[attr-defined]
-    norm = np.linalg.norm(raw, axis=1)
-    if not np.all(norm > 0):
-        raise ValueError("the identity network gave an embedding without length")
-    return raw / norm[:, None], norm
+def embed(model: Any, items: Sequence[Item]) -> Floats:
+    """(N, dim) raw embeddings of the largest faces, cropped as the network wants them; one call of the network."""
+    if getattr(model, "alignment", CACHED) == CACHED:
+        crops = [item.aligned() for item in items]
+    else:
+        crops = model.crops([item.image for item in items], [item.face for item in items])
+    return np.asarray(model.embed(np.stack(crops)), np.float32)
+
+
+def usable(norm: float) -> bool:
+    """Whether a vector of this length has a direction."""
+    return bool(np.isfinite(norm)) and norm > 0
+
+
+def no_length(norm: float) -> Exception:
+    return ValueError(f"the identity network gave an embedding of length {norm}")
 
 
 def thumb(crop: Image) -> bytes:

@@ -6,22 +6,26 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from idtool.curate.measures.base import Item, Measure, Values, column
+from idtool.curate.measures.base import Item, Measure, Values, column, score
 
 
 class Nsfw(Measure):
-    """Highest score of any explicit class of the network of role `nsfw`."""
+    """By the network of role `nsfw`: a detector's highest score of an explicit class, or a classifier's probability."""
 
     name = "nsfw"
     role = "nsfw"
     summary = "nudity"
     writes = pa.schema(
         [
-            column("nsfw", pa.float32(), "highest score of an explicit class anywhere in the image", "[0, 1]"),
-            column("nsfw_label", pa.string(), "the class that has it"),
+            column("nsfw", pa.float32(), "how sure the network is that the image is explicit", "[0, 1]"),
+            column("nsfw_label", pa.string(), "the class that it found, where the network names one"),
         ]
     )
 
     def __call__(self, items: Sequence[Item]) -> Sequence[Values | Exception]:
         found = self.model.score([item.image for item in items])
-        return [{"nsfw": each.score, "nsfw_label": each.label} for each in found]
+        values = score("nsfw", [each.score for each in found])
+        return [
+            value if isinstance(value, Exception) else {**value, "nsfw_label": getattr(each, "label", None)}
+            for value, each in zip(values, found, strict=True)
+        ]
