@@ -59,6 +59,7 @@ WRAPPERS: Registry[Any] = Registry(
         "vllm": "idtool.models.vllm:VllmModel",
         "openai": "idtool.models.openai_server:OpenAiServer",
         "image-classifier": "idtool.models.nsfw_classifier:NsfwClassifier",
+        "text-to-image": "idtool.models.diffusion:TextToImagePipeline",
     },
 )
 """Name in the weight catalogue, or format -> wrapper class. A wrapper of the catalogue is called with the binding's
@@ -81,6 +82,7 @@ FORMATS: dict[tuple[str, str], str] = {
     ("captioner", "api"): "openai",
     ("judge", "api"): "openai",
     ("nsfw", "hf"): "image-classifier",
+    ("t2i", "hf"): "text-to-image",
 }
 """Role and kind of address -> the format that is meant where option `format` names none."""
 
@@ -94,8 +96,12 @@ def format_of(binding: Binding) -> str | None:
     role and kind of address; None when there is none."""
     if addresses.is_offline_name(binding.model):
         return binding.model
-    named = binding.options.get("format")
-    return str(named) if named else FORMATS.get((binding.role, binding.model.partition(":")[0]))
+    if named := binding.options.get("format"):
+        return str(named)
+    kind = binding.model.partition(":")[0]
+    # A folder of the user's is taken for a copy of what the role usually is.
+    kinds = ("hf", "insightface") if kind == "local" else (kind,)
+    return next((FORMATS[binding.role, one] for one in kinds if (binding.role, one) in FORMATS), None)
 
 
 def obstacle(binding: Binding) -> str | None:

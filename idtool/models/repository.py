@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 FORMATS = (
@@ -19,9 +19,11 @@ FORMATS = (
     ("*.npz",),
 )
 """Files of weights, by format, the preferred one first."""
+_TORCH = FORMATS[:2]
+_VARIANTS = ("*.fp16.*", "*.bf16.*", "*.fp32.*", "*non_ema*")
 _NEVER = (
     *("*.msgpack", "*.h5", "*.ot", "*.gguf", "*.mlmodel", "*.mlpackage/*", "*.py", "*.ipynb", "*.md", "*.pdf"),
-    *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.mp4", "*.zip", ".*", "*/.*"),
+    *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.mp4", "*.zip", ".*", "*/.*", "original/*"),
 )
 _SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml")
 """Configurations, tokenizers and preprocessing: they decide the numbers as much as the weights do."""
@@ -36,13 +38,36 @@ def wanted(names: Iterable[str]) -> list[str]:
 
 
 def weight_names(names: Iterable[str]) -> list[str]:
-    """The files of weights among them, in the preferred format only, sorted; empty when there are none."""
+    """The files of weights among them that a wrapper reads, sorted; empty when there are none.
+
+    PyTorch's formats are chosen folder by folder, as the parts of a pipeline may differ in them; the other formats
+    count only where there is no PyTorch at all. In a pipeline of diffusers (`model_index.json`), weights at the root
+    are copies of its parts for other programs; files of a variant (`.fp16.`) are copies of those beside them.
+    """
     listed = sorted(name for name in names if not _any(name, _NEVER))
-    for group in FORMATS:
-        found = [name for name in listed if _any(name, group)]
-        if found:
-            return found
-    return []
+    if "model_index.json" in listed:
+        in_parts = [name for name in listed if "/" in name]
+        listed = in_parts if _of_folders(in_parts, _TORCH) else listed
+    found = _of_folders(listed, _TORCH)
+    for group in FORMATS[len(_TORCH) :]:
+        found = found or [name for name in listed if _any(name, group)]
+    return found
+
+
+def _of_folders(names: Iterable[str], formats: Sequence[tuple[str, ...]]) -> list[str]:
+    """Of each folder the files in the first of the formats that it has, variants left out; sorted."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folders.setdefault(name.rpartition("/")[0], []).append(name)
+    found: list[str] = []
+    for inside in folders.values():
+        for group in formats:
+            of_format = [name for name in inside if _any(name, group)]
+            plain = [name for name in of_format if not _any(name, _VARIANTS)]
+            if of_format:
+                found += plain or of_format
+                break
+    return sorted(found)
 
 
 def names_below(folder: Path) -> list[str]:
@@ -79,9 +104,14 @@ def missing_parts(folder: Path) -> list[str]:
 
 
 def whole_format(folder: Path, names: Iterable[str]) -> bool:
-    """Whether all those weights are in a folder that a repository with these names has in one of the formats."""
-    listed = [name for name in names if not _any(name, _NEVER)]
-    groups = ([name for name in listed if _any(name, group)] for group in FORMATS)
+    """Whether all those weights are in a folder that a repository with these names has, in one format or another."""
+    listed = list(names)
+    chosen = weight_names(listed)
+    if chosen and all((folder / name).is_file() for name in chosen):
+        return True
+    # Somebody fetched it in another format: every folder of weights must then be whole in one of them.
+    usable = [name for name in listed if not _any(name, _NEVER)]
+    groups = ([name for name in usable if _any(name, group)] for group in FORMATS)
     return any(group and all((folder / name).is_file() for name in group) for group in groups)
 
 

@@ -149,6 +149,21 @@ def test_which_files_are_wanted() -> None:
     assert repository.weight_names(["config.json"]) == []
 
 
+def test_parts_of_a_pipeline_choose_their_format_each() -> None:
+    names = ["model_index.json", "flux1-dev.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
+    names += ["unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"]
+    names += ["encoder/pytorch_model.bin", "safety_checker/model.fp16.safetensors", "vae_onnx/model.onnx"]
+    assert repository.weight_names(names) == [
+        "encoder/pytorch_model.bin",
+        "safety_checker/model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+    assert {"model_index.json", "vae/config.json"} < set(repository.wanted(names))
+    assert "flux1-dev.safetensors" not in repository.wanted(names)
+    assert repository.weight_names(["lora.safetensors", "model_index.json"]) == ["lora.safetensors"]
+
+
 def test_blobs_of_the_hub_are_taken_at_their_names(tmp_path: Path) -> None:
     claimed = "ab" * 32
     blob = put(tmp_path / f"models--o--r/blobs/{claimed}")
