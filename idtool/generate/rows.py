@@ -57,7 +57,7 @@ WRITES = pa.schema(
 class GenerateSettings(Settings):
     batch: int = Field(default=4, ge=1)
     """Images per call of the method, at most."""
-    shard: int = Field(default=16, ge=1)
+    shard: int = Field(default=8, ge=1)
     """Images per commit: what a killed run loses at most, per worker."""
     several: str = Field(default="refuse", pattern="^(refuse|largest)$")
     """References with more than one face: refuse them, or take the largest."""
