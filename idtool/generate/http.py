@@ -22,11 +22,12 @@ from idtool.engine.operator import Context, Rejected
 from idtool.engine.step import Binding
 from idtool.errors import IdtoolError, MissingError
 from idtool.generate.baselines import fitted
-from idtool.generate.http_client import Call, ImageClient, Rate, base_url, key_of
+from idtool.generate.http_client import Call, ImageClient, Rate, base_url
 from idtool.generate.http_settings import HttpSettings
 from idtool.generate.method import Image, Made, Method, MethodSettings, Request, Spec
 from idtool.media import images
 from idtool.models.asking import reduced
+from idtool.models.http_client import key_of
 from idtool.models.http_tries import Failed, Pause, tried
 
 T = TypeVar("T")

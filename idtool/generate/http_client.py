@@ -6,24 +6,21 @@ anybody sees it.
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import json
-import os
 import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from idtool.errors import MissingError, UsageError
-from idtool.models.http_tries import Failed, retry_after
+from idtool.errors import MissingError
+from idtool.models import http_client
+from idtool.models.http_tries import Failed, may_pass, retry_after
 
-RETRIED = (408, 409, 425, 429)
-"""Statuses below 500 that may pass by themselves."""
 MAX_REDIRECTS = 3
 """Of an image's URL; the server itself may not redirect."""
 _REFUSED = re.compile(r"content_?filter|content[_ ]policy|moderation|flagged|safety|prohibited|sensitive", re.I)
@@ -67,15 +64,11 @@ class ImageClient:
     ) -> None:
         """`what`: the method, for messages. `header`: name of the key's header and what stands before the key.
         `most`: bytes of a response, or of an image behind a URL, at most."""
-        import httpx
-
         self.base, self._what, self._key, self._key_env = base, what, key, key_env
         self._timeout, self._most = timeout, most
-        timeouts = httpx.Timeout(timeout, connect=min(timeout, 30.0))
-        headers = {header[0]: f"{header[1]}{key}"} if key else {}
-        self._client = httpx.Client(timeout=timeouts, headers=headers, follow_redirects=False, verify=_certificates())
+        self._client = http_client.client(timeout, {header[0]: f"{header[1]}{key}"} if key else {})
         # Images may lie with somebody else, who is not to see the key.
-        self._plain = httpx.Client(timeout=timeouts, follow_redirects=False, verify=_certificates())
+        self._plain = http_client.client(timeout, {})
 
     def close(self) -> None:
         self._client.close()
@@ -93,15 +86,11 @@ class ImageClient:
             request = self._client.build_request("POST", f"{self.base}/{call.path}", headers=headers, **body)
             response = self._client.send(request, stream=True)
             received = self._received(response)
-        try:
-            payload = json.loads(self._clean(received.decode("utf-8", "replace")))
-        except (ValueError, RecursionError):
-            payload = None
+        payload = http_client.parsed(received, self._key)
         if response.status_code != 200:
             raise self._failure(response, payload)
         if payload is None:
-            kind = response.headers.get("content-type", "no content type")
-            raise Failed("unavailable", f"the response is no JSON ({kind})", again=True, setup=True)
+            raise http_client.no_json(response)
         return payload
 
     def fetch(self, url: str) -> bytes:
@@ -115,7 +104,7 @@ class ImageClient:
                 url = urljoin(url, response.headers["location"])
                 continue
             if response.status_code != 200:
-                again = response.status_code in RETRIED or response.status_code >= 500
+                again = may_pass(response.status_code)
                 raise Failed("unavailable", f"the image's server says HTTP {response.status_code}", again=again)
             return data
         raise Failed("bad_url", "the image's address redirects again and again")
@@ -129,19 +118,10 @@ class ImageClient:
             raise Failed("bad_url", "the image's address is one of the local network")
 
     def _received(self, response: Any) -> bytes:
-        until = time.monotonic() + self._timeout
-        received = bytearray()
-        try:
-            for piece in response.iter_bytes():
-                received += piece
-                if len(received) > self._most:
-                    raise Failed("too_large", f"a response of more than {self._most >> 20} MB")
-                # A server that sends a byte now and then would never run into the time-out of a read.
-                if time.monotonic() > until:
-                    raise Failed("timeout", f"no whole response within {self._timeout:g} s", again=True)
-        finally:
-            response.close()
-        return bytes(received)
+        with closing(response):
+            return http_client.received(
+                response, most=self._most, too_large="too_large", since=time.monotonic(), timeout=self._timeout
+            )
 
     @contextmanager
     def _failures(self, who: str) -> Iterator[None]:
@@ -150,44 +130,34 @@ class ImageClient:
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Failed("unavailable", f"{who}: {_words(error)}", again=True, setup=True) from error
+            raise Failed("unavailable", f"{who}: {http_client.words(error)}", again=True, setup=True) from error
         except httpx.TimeoutException as error:
             raise Failed("timeout", f"{who} gives no response within {self._timeout:g} s", again=True) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Failed("unavailable", f"{who}: {_words(error)}", again=True, setup=True) from error
+            raise Failed("unavailable", f"{who}: {http_client.words(error)}", again=True, setup=True) from error
 
     def _failure(self, response: Any, payload: Any) -> Exception:
-        """What an error response means. What is about the key is told without the server's words."""
+        """What an error response means."""
         status = response.status_code
         message, marks = told(payload)
         said = f"HTTP {status}" + (f": {message}" if message else "")
         if 300 <= status < 400:
-            return MissingError(
-                f"The server of {self._what} sends requests elsewhere (HTTP {status}).",
-                "Give setting base_url the address that it means; the key is not sent on.",
-            )
+            return http_client.elsewhere(status, self._what, "setting")
         if status < 500 and status != 429 and is_refusal(marks):
             return Failed("refused", said)
         if status in (401, 403) or (status == 400 and _BAD_KEY.search(marks)):
-            state = "is not accepted" if self._key else "is not set"
-            return MissingError(
-                f"The server of {self._what} wants a key (HTTP {status}): the one in {self._key_env} {state}.",
-                f"Set {self._key_env}, or name another variable with setting key_env.",
-            )
+            return http_client.wants_key(status, self._what, "setting", self._key_env, self._key)
         if status == 402 or _NO_CREDIT.search(marks):
-            return MissingError(f"The account at the server of {self._what} has no credit left (HTTP {status}).")
+            return http_client.no_credit(status, self._what)
         if status == 404:
             return MissingError(
                 f"The server of {self._what} has no such model or path ({said}).",
                 "Check base_url and the model's name.",
             )
-        if status in RETRIED or status >= 500:
+        if may_pass(status):
             wait = retry_after(response.headers.get("retry-after"))
             return Failed("unavailable", said, again=True, wait=_delay(payload) if wait is None else wait)
         return Failed("bad_input", said)
-
-    def _clean(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
 
 
 def told(payload: Any) -> tuple[str, str]:
@@ -222,39 +192,11 @@ def _is_local(host: str) -> bool:
         return host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
 
 
-@functools.cache
-def _certificates() -> Any:
-    """The certificates that servers are checked by; reading them takes longer than all the rest."""
-    import httpx
-
-    return httpx.create_ssl_context()
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def base_url(given: str | None, variable: str, what: str) -> str:
-    """The address of the server, without a slash at its end. MissingError when none is named, UsageError for one that
-    is no address or holds a key."""
-    found = (given or os.environ.get(variable) or "").strip()
-    if not found:
+    """The address of the server. MissingError when none is named, UsageError for one that is none."""
+    found = http_client.named_address(given, (variable,))
+    if not found.strip():
         raise MissingError(
             f"Method {what!r} needs the address of its server.", f"Give setting base_url, or set {variable}."
         )
-    parts = urlsplit(found)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-        # Not quoted: it may hold a password.
-        raise UsageError(
-            f"The base_url of method {what!r} is no plain address of a server.",
-            "It is http:// or https://, host, path; keys belong into the environment (setting key_env).",
-        )
-    return found.rstrip("/")
-
-
-def key_of(variable: str) -> str | None:
-    """The key in an environment variable; None when there is none. MissingError for one that no header can hold."""
-    key = os.environ.get(variable, "").strip()
-    if key and (not key.isascii() or not key.isprintable() or " " in key):
-        raise MissingError(f"The environment variable {variable} holds no key.", "It is one word of ASCII characters.")
-    return key or None
+    return http_client.checked_address(found, f"method {what!r}", "setting")

@@ -30,6 +30,11 @@ class Failed(Exception):
         """Whether there is no working server at all, as long as nothing has succeeded yet."""
 
 
+def may_pass(status: int) -> bool:
+    """Whether what an HTTP status is about may pass by itself."""
+    return status in (408, 409, 425, 429) or status >= 500
+
+
 def retry_after(header: str | None, now: datetime | None = None) -> float | None:
     """Seconds of a `Retry-After` header, which holds seconds or a date (RFC 9110, section 10.2.3); None for none."""
     text = (header or "").strip()

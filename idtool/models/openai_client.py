@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import json
-import os
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
-from idtool.errors import MissingError, UsageError
-from idtool.models import openai_wire
+from idtool.errors import MissingError
+from idtool.models import http_client, openai_wire
 from idtool.models.ask import Answer
 from idtool.models.http_tries import Failed, retry_after
 
@@ -31,13 +27,11 @@ class ChatClient:
 
         self.base = _base_url(base_url, model)
         self._model, self._timeout = model, timeout
-        self._key_env, self._key = key_env, _key(key_env)
-        self._client = httpx.Client(
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 30.0)),
+        self._key_env, self._key = key_env, http_client.key_of(key_env)
+        self._client = http_client.client(
+            timeout,
+            {"Authorization": f"Bearer {self._key}"} if self._key else {},
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            follow_redirects=False,
-            verify=_certificates(),
         )
 
     @property
@@ -51,96 +45,46 @@ class ChatClient:
         import httpx
 
         headers = {"Content-Type": "application/json"}
-        until = time.monotonic() + self._timeout
+        since = time.monotonic()
         try:
             with self._client.stream(
                 "POST", f"{self.base}/chat/completions", content=content, headers=headers
             ) as response:
-                received = bytearray()
-                for piece in response.iter_bytes():
-                    received += piece
-                    if len(received) > MAX_RESPONSE:
-                        raise Failed("unavailable", f"a response of more than {MAX_RESPONSE >> 20} MB")
-                    # A server that sends a byte now and then would never run into the time-out of a read.
-                    if time.monotonic() > until:
-                        raise Failed("timeout", f"no whole response within {self._timeout:g} s", again=True)
+                received = http_client.received(
+                    response, most=MAX_RESPONSE, too_large="unavailable", since=since, timeout=self._timeout
+                )
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Failed("unavailable", _words(error), again=True, setup=True) from error
+            raise Failed("unavailable", http_client.words(error), again=True, setup=True) from error
         except httpx.TimeoutException as error:
             raise Failed("timeout", f"no response within {self._timeout:g} s", again=True) from error
         except (httpx.TransportError, httpx.DecodingError) as error:
-            raise Failed("unavailable", _words(error), again=True, setup=True) from error
-        try:
-            payload = json.loads(self._clean(received.decode("utf-8", "replace")))
-        except (ValueError, RecursionError):
-            payload = None
+            raise Failed("unavailable", http_client.words(error), again=True, setup=True) from error
+        payload = http_client.parsed(received, self._key)
         if response.status_code != 200:
             raise self._failure(response, payload)
         if payload is None:
-            kind = response.headers.get("content-type", "no content type")
-            raise Failed("unavailable", f"the response is no JSON ({kind})", again=True, setup=True)
+            raise http_client.no_json(response)
         return openai_wire.read(payload)
 
     def _failure(self, response: Any, payload: Any) -> Exception:
-        """What an error response means. What is about the key is told without the server's words: they may quote it."""
+        """What an error response means."""
         status, model = response.status_code, self._model
         found = openai_wire.failure(status, payload, retry_after(response.headers.get("retry-after")))
         if status == 401 or (status == 403 and getattr(found, "reason", None) != "refused"):
-            state = "is not accepted" if self._key else "is not set"
-            return MissingError(
-                f"The server of {model} wants a key (HTTP {status}): the one in {self._key_env} {state}.",
-                f"Set {self._key_env}, or name another variable with option key_env.",
-            )
+            return http_client.wants_key(status, model, "option", self._key_env, self._key)
         if status == 402 or "insufficient_quota" in str(payload):
-            return MissingError(f"The account at the server of {model} has no credit left (HTTP {status}).")
+            return http_client.no_credit(status, model)
         if 300 <= status < 400:
-            return MissingError(
-                f"The server of {model} sends requests elsewhere (HTTP {status}).",
-                "Give option base_url the address that it means; the key is not sent on.",
-            )
+            return http_client.elsewhere(status, model, "option")
         return found
-
-    def _clean(self, text: str) -> str:
-        """A server's words without the key, should it quote it."""
-        return text.replace(self._key, "***") if self._key else text
-
-
-@functools.cache
-def _certificates() -> Any:
-    """The certificates that servers are checked by; reading them takes longer than all the rest."""
-    import httpx
-
-    return httpx.create_ssl_context()
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _base_url(given: str | None, model: str) -> str:
-    """The address of the server, without a slash at its end. MissingError when none is named, UsageError for one that
-    is no address or holds a key."""
-    found = given or next((os.environ[name] for name in BASE_VARIABLES if os.environ.get(name)), None)
+    """The address of the server. MissingError when none is named, UsageError for one that is none."""
+    found = http_client.named_address(given, BASE_VARIABLES)
     if not found:
         raise MissingError(
             f"Model {model} needs the address of its server.",
             f"Set {BASE_VARIABLES[0]} to it, up to and with /v1, or give the model the option base_url.",
         )
-    parts = urlsplit(found.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-        # Not quoted: it may hold a password.
-        raise UsageError(
-            f"The base_url of {model} is no plain address of a server.",
-            "It is http:// or https://, host, path; keys belong into the environment (option key_env).",
-        )
-    return found.strip().rstrip("/").removesuffix("/chat/completions")
-
-
-def _key(variable: str) -> str | None:
-    """The key in an environment variable; None when there is none. MissingError for one that no header can hold."""
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        return None
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise MissingError(f"The environment variable {variable} holds no key.", "It is one word of ASCII characters.")
-    return key
+    return http_client.checked_address(found, model, "option").removesuffix("/chat/completions")

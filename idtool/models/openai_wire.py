@@ -11,11 +11,9 @@ from typing import Any
 
 from idtool.models.ask import Answer, Ask, Image
 from idtool.models.asking import reduced
-from idtool.models.http_tries import Failed
+from idtool.models.http_tries import Failed, may_pass
 
 FORMATS = {"jpeg": "image/jpeg", "png": "image/png"}
-RETRIED = (408, 409, 425, 429)
-"""Statuses below 500 that may pass by themselves."""
 _REFUSED = re.compile(r"content_?filter|content[_ ]policy|content management policy|moderation|flagged|safety", re.I)
 _TOO_LONG = re.compile(r"context[_ ]length|context window|maximum context|prompt is too long|too many tokens", re.I)
 _SETTINGS = re.compile(
@@ -121,7 +119,7 @@ def failure(status: int, payload: Any, wait: float | None) -> Failed | SettingsR
     message = " ".join(str(error.get("message") or error.get("detail") or "").split())[:300]
     marks = f"{error.get('code')} {error.get('type')} {message}"
     said = f"HTTP {status}" + (f": {message}" if message else "")
-    if status in RETRIED or status >= 500:
+    if may_pass(status):
         return Failed("unavailable", said, again=True, wait=wait, setup=status >= 500)
     if _REFUSED.search(marks):
         return Failed("refused", said)

@@ -13,25 +13,13 @@ from idtool.config import packaged_text
 from idtool.engine.operator import Context
 from idtool.generate import methods
 from idtool.generate.method import Method, Person, Request, with_changes
-from idtool.generate.registry import METHODS
 from idtool.generate.requests import Wish
 from idtool.media.images import decode
 from idtool.models.faces import Face
 from idtool.run import Run
 from tests.generate.made import configuration, run, table
 from tests.zoo import Zoo, parsing
-from tests.zoo.flux import CHECKPOINTS, placed
 
-PLACE = "idtool.generate.flux"
-KINDS = {
-    "ominicontrol": f"{PLACE}.ominicontrol:OminiControl",
-    "dmid": f"{PLACE}.dmid:Dmid",
-    "instruct-identity": f"{PLACE}.instruct_identity:InstructIdentity",
-    "regional": f"{PLACE}.regional:Regional",
-    "pulid": f"{PLACE}.pulid:Pulid",
-    "infiniteyou": f"{PLACE}.infiniteyou:InfiniteYou",
-    "dsd": f"{PLACE}.dsd:Dsd",
-}
 SMALL = {"width": 64, "height": 64, "steps": 2, "text_length": 32}
 
 
@@ -84,13 +72,8 @@ def _packaged() -> dict[str, Any]:
 
 def config_file(folder: Path, zoo: Zoo, kind: str, models: dict[str, Any] | None = None, **settings: Any) -> Path:
     """A pipelines.yaml in which method `mine` is of a kind, its tiny checkpoints built."""
-    for name, place in KINDS.items():
-        if name not in METHODS:
-            METHODS.register(name, place)
     bound = {**MODELS[kind], **(models or {})}
-    names = [one["model"].removeprefix("hf:tiny/") for one in bound.values() if one["model"].startswith("hf:tiny/")]
-    for name in names:
-        placed(zoo.mirror, name) if name in CHECKPOINTS else zoo(name)
+    zoo(*(one["model"].removeprefix("hf:tiny/") for one in bound.values() if one["model"].startswith("hf:tiny/")))
     content = _packaged()
     settings = {**SMALL, **DEFAULTS.get(kind, {}), **settings}
     content["methods"] = {"mine": {"kind": kind, "models": bound, "settings": settings}}

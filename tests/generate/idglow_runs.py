@@ -12,12 +12,10 @@ from idtool.engine.operator import Context
 from idtool.generate import methods
 from idtool.generate.idglow import IdGlow
 from idtool.generate.method import Person, Request, with_changes
-from idtool.generate.registry import METHODS
 from idtool.media.images import decode
 from idtool.run import Run
 from tests.generate.made import configuration
 from tests.zoo import Zoo
-from tests.zoo import idglow as tiny_idglow
 from tests.zoo.profile import tiny_pipelines
 
 PROMPT = "two men at a table"
@@ -34,9 +32,7 @@ class Configure:
         # In place of the pipeline's 1024 and 384, which take 10 s a step here.
         monkeypatch.setattr(module, "VAE_IMAGE_SIZE", 64 * 64)
         monkeypatch.setattr(module, "CONDITION_IMAGE_SIZE", 56 * 56)
-        tiny_idglow.placed(zoo.mirror)
-        if "idglow" not in METHODS:
-            METHODS.register("idglow", "idtool.generate.idglow:IdGlow")
+        zoo("qwen-edit-plus", "idglow")
 
     def __call__(
         self, captioner: dict[str, Any] | None = None, models: dict[str, Any] | None = None, **settings: Any

@@ -13,32 +13,11 @@ from idtool.engine.operator import Context
 from idtool.engine.step import Binding
 from idtool.generate.method import Method, Person, Request, with_changes
 from idtool.generate.methods import resolve
-from idtool.generate.registry import METHODS
 from idtool.models.faces import Face
 from tests.generate.made import configuration
-from tests.zoo import Zoo, sd_methods
 
-KINDS = {
-    "dynamicid": "idtool.generate.sd.dynamicid:DynamicId",
-    "consistentid": "idtool.generate.sd.consistentid:ConsistentId",
-    "photomaker": "idtool.generate.sd.photomaker:PhotoMaker",
-    "photomaker-v2": "idtool.generate.sd.photomaker:PhotoMakerV2",
-    "fastcomposer": "idtool.generate.sd.fastcomposer:FastComposer",
-}
 FACE = {"model": "arcface-mbf"}
 VISION = {"model": "hf:tiny/clip"}
-
-
-def built(zoo: Zoo, *names: str) -> None:
-    """Checkpoints of `tests.zoo.sd_methods` and `tests.zoo.pipelines` by their names, and `clip`, in the mirror."""
-    from tests.zoo import pipelines
-
-    zoo("clip")
-    for name in names:
-        folder = zoo.mirror / "tiny" / name
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            (getattr(sd_methods, name, None) or getattr(pipelines, name))(folder)
 
 
 def file(name: str, file: str) -> dict[str, Any]:
@@ -48,8 +27,6 @@ def file(name: str, file: str) -> dict[str, Any]:
 
 def pipelines(folder: Path, kind: str, models: dict[str, Any], **settings: Any) -> Path:
     """The packaged pipelines.yaml with the method `tiny` of a kind, 64 px and two steps."""
-    if kind not in METHODS:
-        METHODS.register(kind, KINDS[kind])
     content = yaml.safe_load(packaged_text())
     bound = {slot: {"licence": "random weights", **one} for slot, one in models.items()}
     values = {"width": 64, "height": 64, "steps": 2, **settings}

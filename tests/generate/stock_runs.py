@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from idtool.config import packaged_text
 from idtool.engine.operator import Context
@@ -19,24 +20,10 @@ from idtool.media.images import decode
 from idtool.models.faces import Face
 from idtool.run import Run
 from tests.generate.made import table
-from tests.zoo import Zoo, adapters, idglow
-from tests.zoo import flux as tiny_flux
-from tests.zoo import pipelines as tiny_pipelines
+from tests.zoo import Zoo
 
 Image = npt.NDArray[np.uint8]
 
-KINDS = {
-    "flux": "idtool.generate.flux_text:FluxText",
-    "flux-kontext": "idtool.generate.kontext:Kontext",
-    "flux2-klein": "idtool.generate.flux2:Klein",
-    "flux2-dev": "idtool.generate.flux2:Dev",
-    "qwen-image-edit": "idtool.generate.qwen_edit:QwenEdit",
-    "uno": "idtool.generate.uno:Uno",
-    "ace-plus": "idtool.generate.ace_plus:AcePlus",
-    "ip-adapter-faceid": "idtool.generate.ip_adapter:IpAdapterFaceId",
-    "instantid": "idtool.generate.instantid:InstantId",
-    "arc2face": "idtool.generate.arc2face:Arc2Face",
-}
 SMALL = {"width": 64, "height": 64, "steps": 2}
 FACE = {"model": "arcface-mbf"}
 """Stands in for the networks that the adapters were trained with: as wide as they are."""
@@ -49,23 +36,19 @@ def tiny(name: str, file: str | None = None) -> dict[str, Any]:
     return {"model": f"hf:tiny/{name}", **({"options": {"file": file}} if file else {})}
 
 
-def built(zoo: Zoo, *names: str) -> Path:
-    """Checkpoints below the mirror, made where they are not there yet; the folder of the first."""
-    builders = {**tiny_flux.CHECKPOINTS, **idglow.CHECKPOINTS, **tiny_pipelines.CHECKPOINTS, **adapters.CHECKPOINTS}
-    for name in names:
-        folder = zoo.mirror / "tiny" / name
-        if name == "clip":
-            zoo("clip")
-        elif not folder.is_dir():
-            folder.mkdir(parents=True)
-            builders[name](folder)
-    return zoo.mirror / "tiny" / names[0]
+def checkpoints(*names: str) -> Any:
+    """A fixture for the whole of a module: the mirror, with these checkpoints in it."""
+
+    @pytest.fixture(autouse=True)
+    def built(tiny: Zoo) -> Zoo:
+        tiny(*names)
+        return tiny
+
+    return built
 
 
 def pipelines(folder: Path, kind: str, models: dict[str, Any], **settings: Any) -> Path:
     """The packaged pipelines.yaml with the method `tiny` of a kind, 64 px and two steps."""
-    if kind not in METHODS:
-        METHODS.register(kind, KINDS[kind])
     bound = {slot: {"licence": "random weights", **one} for slot, one in models.items()}
     entry = {"kind": kind, "models": bound, "settings": {**SMALL, **settings}}
     path = folder / f"{kind}.yaml"
@@ -75,8 +58,6 @@ def pipelines(folder: Path, kind: str, models: dict[str, Any], **settings: Any) 
 
 def made(kind: str, models: dict[str, Any], **settings: Any) -> Method:
     """The method by itself, not loaded."""
-    if kind not in METHODS:
-        METHODS.register(kind, KINDS[kind])
     cls = METHODS.get(kind)
     bindings = {slot: Binding(slot, one["model"], options=one.get("options", {})) for slot, one in models.items()}
     return cls(Spec("tiny", kind, bindings, cls.Settings.model_validate({**SMALL, **settings})))
@@ -192,20 +173,19 @@ def called(pipe: Any, seed: int, **arguments: Any) -> Image:
 
 
 FACEID = "ip-adapter-faceid"
-FACEID_BASES = {"sd15": "sd15-64", "sdxl": "sdxl"}
 FACEID_FILES = {
     "faceid": "ip-adapter-faceid",
     "plus": "ip-adapter-faceid-plusv2",  # the two look alike
     "plusv2": "ip-adapter-faceid-plusv2",
     "portrait": "ip-adapter-faceid-portrait",
 }
-FACEID_CHECKPOINTS = ("sd15-64", "sdxl", "sd-vae", "faceid-sd15", "faceid-sdxl", "instantid", "clip", "flux")
+FACEID_CHECKPOINTS = ("sd15", "sdxl", "sd-vae", "faceid-sd15", "faceid-sdxl", "instantid", "clip", "flux")
 
 
 def faceid_models(base: str, variant: str) -> dict[str, Any]:
     """What IP-Adapter-FaceID is bound to, for a base (`sd15`, `sdxl`) and a variant."""
     bound = {
-        "base": tiny(FACEID_BASES[base]),
+        "base": tiny(base),
         "adapter": tiny(f"faceid-{base}", f"{FACEID_FILES[variant]}_{base}.bin"),
         "face": FACE,
     }

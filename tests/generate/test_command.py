@@ -262,14 +262,9 @@ def test_no_orphans_whatever_ends_idtool(tmp_path: Path, number: signal.Signals)
     """Ctrl-C; and `kill -9` of the process and its children, which is how Ray ends a worker."""
     settings = {"python": sys.executable, "script": FAULTY, "args": ["deaf"], "people": [0, 1], **QUICK, "stop_s": 0.3}
     config = bare_pipelines(tmp_path / "pipelines.yaml", faulty={"kind": "command", "settings": settings})
-    code = (
-        "import sys; from idtool.generate.registry import METHODS; from idtool.cli import main\n"
-        "if 'command' not in METHODS: METHODS.register('command', 'idtool.generate.command:Command')\n"
-        "main()"
-    )
     options = ["--config", str(config), "--profile", "bare", "-o", str(tmp_path / "run"), "--engine", "local"]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "generate", "-m", "faulty", "--prompt", "hang", *options],
+        [sys.executable, "-m", "idtool", "generate", "-m", "faulty", "--prompt", "hang", *options],
         cwd=REPO,
         stderr=subprocess.PIPE,
         start_new_session=True,

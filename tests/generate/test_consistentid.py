@@ -26,7 +26,7 @@ from tests.zoo.tokens import clip_tokenizer  # noqa: E402
 pytestmark = pytest.mark.offline_weights
 
 MODELS: dict[str, Any] = {
-    "base": {"model": "hf:tiny/sd15_long"},
+    "base": {"model": "hf:tiny/sd15-long"},
     "adapter": sd_runs.file("consistentid", "ConsistentID-v1.bin"),
     "face": sd_runs.FACE,
     "vision": sd_runs.VISION,
@@ -37,7 +37,7 @@ REGIONS = ["face", "ears", "eyes", "nose", "mouth"]
 
 @pytest.fixture(scope="module")
 def method(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    sd_runs.built(zoo, "sd15_long", "consistentid")
+    zoo("clip", "sd15-long", "consistentid")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IDTOOL_MODELS", str(zoo.mirror))
         yield sd_runs.loaded(tmp_path_factory.mktemp("run"), "consistentid", MODELS, merge_step=0)
@@ -174,12 +174,12 @@ def test_checkpoints_that_do_not_fit(method: Any, zoo: Zoo, tmp_path: Path, monk
     refused("1 missing .3.to_v_ip.weight.", "adapter_modules", "3.to_v_ip.weight")
     refused("1 unexpected .2.to_v_ip.weight.", "adapter_modules", "3.to_v_ip.weight", "2.to_v_ip.weight")
     with pytest.raises(MissingError, match="has SAA_module, proj_module"):
-        sd_runs.built(zoo, "dynamicid")
+        zoo("dynamicid")
         sd_runs.loaded(tmp_path, "consistentid", {**MODELS, "adapter": sd_runs.file("dynamicid", "SAA.bin")})
 
 
 def test_through_the_pipeline(tiny: Zoo, fixtures: Path, tmp_path: Path) -> None:
-    sd_runs.built(tiny, "sd15_long", "consistentid")
+    tiny("clip", "sd15-long", "consistentid")
     config = sd_runs.pipelines(tmp_path, "consistentid", MODELS, merge_step=0)
     obama = str(fixtures / "identities" / "obama" / "00_face_recognition.jpg")
     dog = str(fixtures / "hard" / "dog.jpg")

@@ -18,6 +18,7 @@ from tests.generate import flux_runs as runs
 from tests.generate.flux_runs import photo, request
 from tests.zoo import Zoo
 from tests.zoo import flux as tiny_flux
+from tests.zoo.weights import drawn
 
 torch = pytest.importorskip("torch", reason="needs the extra `models`")
 pytest.importorskip("diffusers", reason="needs the extra `generate`")
@@ -41,7 +42,7 @@ def queries(grid: tuple[int, int], width: int = 8) -> dict[str, Any]:
 
 
 def drawn_net(width: int = 8, d2: int = 6) -> AttnMaskNet:
-    with tiny_flux.drawn():
+    with drawn():
         net = AttnMaskNet(width, d2)
         for tensor in net.parameters():
             torch.nn.init.normal_(tensor, std=0.7)
@@ -300,7 +301,7 @@ def test_without_masks_it_is_dmid_1(obama: str, tiny: Zoo, tmp_path: Path) -> No
 def test_latents_that_are_not_finite_are_told(obama: str, tiny: Zoo, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    state = load_file(tiny_flux.placed(tiny.mirror, "dmid") / "dmid.safetensors")
+    state = load_file(tiny("dmid") / "dmid.safetensors")
     state = {
         key: torch.full_like(tensor, torch.nan) if "x_embedder" in key else tensor for key, tensor in state.items()
     }

@@ -21,7 +21,7 @@ from idtool.generate.sd.imr import KeyPointEncoder, Reconfigurator  # noqa: E402
 from tests.generate import sd_runs  # noqa: E402
 from tests.generate.made import run, table  # noqa: E402
 from tests.zoo import Zoo, sd_methods  # noqa: E402
-from tests.zoo.flux import drawn  # noqa: E402
+from tests.zoo.weights import drawn  # noqa: E402
 
 pytestmark = pytest.mark.offline_weights
 
@@ -45,8 +45,7 @@ EDITING: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def method(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     pytest.importorskip("insightface")
-    sd_runs.built(zoo, "sd15", "dynamicid")
-    zoo("face-pack"), zoo("resemotenet")
+    zoo("clip", "sd15", "dynamicid", "face-pack", "resemotenet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IDTOOL_MODELS", str(zoo.mirror))
         yield sd_runs.loaded(tmp_path_factory.mktemp("run"), "dynamicid", {**MODELS, **EDITING})
@@ -201,15 +200,14 @@ def test_checkpoints_that_do_not_fit(method: Any, zoo: Zoo, tmp_path: Path, monk
     refused(
         r"on hf:tiny/sd15-other does not fit its network: \d+ of another shape", base={"model": "hf:tiny/sd15-other"}
     )
-    sd_runs.built(zoo, "sdxl")
+    zoo("sdxl")
     refused("cannot be loaded|is SDXL, and method 'tiny' is not for it", base={"model": "hf:tiny/sdxl"})
     refused("is no diffusers pipeline", base={"model": "hf:tiny/clip"})
 
 
 def test_through_the_pipeline(tiny: Zoo, fixtures: Path, tmp_path: Path) -> None:
     pytest.importorskip("insightface")
-    sd_runs.built(tiny, "sd15", "dynamicid")
-    tiny("face-pack"), tiny("resemotenet")
+    tiny("clip", "sd15", "dynamicid", "face-pack", "resemotenet")
     config = sd_runs.pipelines(tmp_path, "dynamicid", MODELS)
     obama, biden = (str(fixtures / "identities" / name / "00_face_recognition.jpg") for name in ("obama", "biden"))
     boxes = ((0.1, 0.1, 0.4, 0.5), (0.6, 0.1, 0.9, 0.5))

@@ -13,6 +13,7 @@ import yaml
 from idtool.engine.operator import Rejected
 from idtool.errors import MissingError, UsageError
 from idtool.generate.method import Person
+from idtool.generate.registry import METHODS
 from idtool.generate.requests import Wish
 from tests.generate import flux_runs as runs
 from tests.generate.flux_runs import photo, request
@@ -353,7 +354,7 @@ def test_the_vision_tower_gives_what_enters_its_blocks(zoo: Zoo) -> None:
     from idtool.generate.flux.vision import EvaTower
     from idtool.models.sources import Weights
 
-    folder = tiny_flux.placed(zoo.mirror, "eva")
+    folder = zoo("eva")
     tower = EvaTower(Weights("hf:tiny/eva", folder), torch.device("cpu"), "float32")
     assert (tower.size, tower._after) == (56, [0, 1, 2, 3, 4])
     entered: list[Any] = []
@@ -396,15 +397,13 @@ def test_the_grey_portrait_of_a_photo(fixtures: Path) -> None:
 
 def test_pulid_refuses_other_files(zoo: Zoo, tmp_path: Path, tiny: Zoo) -> None:
     lora = runs.tiny("ominicontrol", "omini/subject_512.safetensors")
-    tiny_flux.placed(zoo.mirror, "ominicontrol")
+    zoo("ominicontrol")
     with pytest.raises(MissingError, match=r"is no PuLID checkpoint for FLUX: it has no 'pulid_encoder\.latents'"):
         runs.loaded(runs.config_file(tmp_path, zoo, "pulid", {"adapter": lora}), tmp_path)
-    folder, tower = tmp_path / "tower", tiny_flux.placed(zoo.mirror, "eva")
+    folder, tower = tmp_path / "tower", zoo("eva")
     folder.mkdir()
     (folder / "config.json").write_bytes((tower / "config.json").read_bytes())
-    (folder / "model.safetensors").write_bytes(
-        (tiny_flux.placed(zoo.mirror, "pulid") / "pulid_flux_v0.9.1.safetensors").read_bytes()
-    )
+    (folder / "model.safetensors").write_bytes((zoo("pulid") / "pulid_flux_v0.9.1.safetensors").read_bytes())
     other = {"vision": {"model": f"local:{folder}", "licence": "x"}}
     with pytest.raises(MissingError, match="does not fit its network"):
         runs.loaded(runs.config_file(tmp_path, zoo, "pulid", other), tmp_path)
@@ -431,7 +430,7 @@ def test_infiniteyou_feeds_identity_tokens_to_its_controlnet(loaded: Loaded, mon
 def test_infiniteyou_has_two_variants(zoo: Zoo, loaded: Loaded, tmp_path: Path, tiny: Zoo) -> None:
     from idtool.generate.flux.infiniteyou import folder_of
 
-    folder = tiny_flux.placed(zoo.mirror, "infiniteyou")
+    folder = zoo("infiniteyou")
     assert folder_of(folder, "sim_stage1") == folder / "infu_flux_v1.0" / "sim_stage1"
     assert folder_of(tmp_path, "sim_stage1") is None
     other = runs.loaded(runs.config_file(tmp_path, zoo, "infiniteyou", variant="sim_stage1"), tmp_path)
@@ -481,7 +480,7 @@ def test_dsd_refuses_a_transformer_without_its_embedder(zoo: Zoo, tmp_path: Path
     other = {"adapter": runs.tiny("flux")}
     with pytest.raises(MissingError, match=r"has no pytorch_lora_weights\.safetensors"):
         runs.loaded(runs.config_file(tmp_path, zoo, "dsd", other), tmp_path)
-    lora = tiny_flux.placed(zoo.mirror, "dsd") / "pytorch_lora_weights.safetensors"
+    lora = zoo("dsd") / "pytorch_lora_weights.safetensors"
     plain = tmp_path / "plain"
     tiny_flux.transformer().save_pretrained(plain / "transformer")
     (plain / lora.name).write_bytes(lora.read_bytes())
@@ -515,7 +514,7 @@ def test_modules_of_methods_import_no_torch() -> None:
     import subprocess
     import sys
 
-    modules = ", ".join(place.partition(":")[0] for place in runs.KINDS.values())
+    modules = ", ".join(METHODS.get(kind).__module__ for kind in runs.MODELS)
     code = f"import sys, {modules}; assert not {{'torch', 'diffusers', 'timm'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -524,7 +523,7 @@ def test_listing_shows_what_each_method_needs(tiny: Zoo, tmp_path: Path) -> None
     from idtool.generate import methods
     from tests.generate.made import configuration
 
-    for kind in runs.KINDS:
+    for kind in runs.MODELS:
         path = runs.config_file(tmp_path, tiny, kind)
         file = configuration(path)
         roles = file.profile("offline").bindings()

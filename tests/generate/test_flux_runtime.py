@@ -32,7 +32,7 @@ def pipe(zoo: Zoo) -> Any:
     """A tiny FLUX.1-dev whose transformer takes additions."""
     from diffusers import FluxPipeline
 
-    folder = tiny_flux.placed(zoo.mirror, "flux")
+    folder = zoo("flux")
     transformer = load_transformer(Weights("local:flux", folder), "float32")
     pipe = FluxPipeline.from_pretrained(folder, transformer=transformer, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
@@ -254,7 +254,7 @@ def test_a_lora_on_everything_is_the_one_of_peft(pipe: Any, lora: Lora, tmp_path
     from safetensors.torch import save_file
 
     save_file(tiny_flux.lora_state(tiny_flux.lora_layers(*tiny_flux.OMINI)), tmp_path / "lora.safetensors")
-    theirs = FluxPipeline.from_pretrained(tiny_flux.placed(zoo.mirror, "flux"), local_files_only=True)
+    theirs = FluxPipeline.from_pretrained(zoo("flux"), local_files_only=True)
     theirs.load_lora_weights(str(tmp_path), weight_name="lora.safetensors", local_files_only=True)
     assert torch.allclose(run(pipe, Additions(loras=(lora,))), run(theirs, None), atol=1e-4)
 
@@ -385,7 +385,7 @@ def test_lora_files_are_accounted_for_key_by_key(pipe: Any) -> None:
 
 def test_a_base_that_is_no_flux_is_refused(zoo: Zoo, tmp_path: Any) -> None:
     with pytest.raises(MissingError, match=r"takes 384 channels a token and gives 64"):
-        load_transformer(Weights("local:fill", tiny_flux.placed(zoo.mirror, "flux-fill")), "float32")
+        load_transformer(Weights("local:fill", zoo("flux-fill")), "float32")
     with pytest.raises(MissingError, match=r"it has no transformer/config\.json"):
         load_transformer(Weights("local:none", tmp_path), "float32")
     (tmp_path / "transformer").mkdir()

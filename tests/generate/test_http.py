@@ -17,16 +17,15 @@ from idtool.engine.step import Binding
 from idtool.errors import MissingError, UsageError
 from idtool.generate import methods
 from idtool.generate.http import HttpImages, ServerFailed
-from idtool.generate.http_gemini import GeminiImages, nearest_ratio
-from idtool.generate.http_openai import OpenAiImages
+from idtool.generate.http_gemini import nearest_ratio
 from idtool.generate.method import Made, Person, Request, Spec, with_changes
+from idtool.generate.registry import METHODS
 from idtool.generate.requests import Wish
 from idtool.media.images import decode
 from tests.generate.image_server import KEY, ImageServer, Say, Sent, gemini, openai, picture, serving
 from tests.generate.made import configuration, run, table
 from tests.generate.runners import bare_pipelines
 
-KINDS: dict[str, type[HttpImages]] = {"openai-images": OpenAiImages, "gemini-images": GeminiImages}
 Open = Callable[..., HttpImages]
 
 
@@ -43,7 +42,7 @@ def opened(server: ImageServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     made: list[HttpImages] = []
 
     def make(kind: str = "openai-images", **settings: Any) -> HttpImages:
-        cls = KINDS[kind]
+        cls = METHODS.get(kind)
         values = {"base_url": server.base, "key_env": "TEST_KEY", "backoff_s": 0.02, "retries": 2, **settings}
         bindings = {"model": Binding("model", "api:painter-1", licence="terms of the server")}
         method = cls(
@@ -347,7 +346,7 @@ def test_concurrency_and_rate(server: ImageServer, opened: Open) -> None:
 
 
 def test_requests_that_do_not_fit(opened: Open) -> None:
-    for kind in KINDS:
+    for kind in ("openai-images", "gemini-images"):
         method = opened(kind, people=(1, 2))
         for count, negative, reason in [(3, None, "people"), (0, None, "people"), (1, "fog", "negative_prompt")]:
             request = Request("x", "p", people(count), 0, 8, 8, method.spec.settings, negative=negative)

@@ -20,7 +20,7 @@ from tests.generate.stock_runs import (
     FACE,
     agrees,
     apart,
-    built,
+    checkpoints,
     images,
     loaded,
     person,
@@ -42,13 +42,10 @@ INSTANTID = {
     "adapter": tiny("instantid", "ip-adapter.bin"),
     "face": FACE,
 }
-ARC2FACE = {"base": tiny("sd15-64"), "adapter": tiny("arc2face"), "face": FACE}
+ARC2FACE = {"base": tiny("sd15"), "adapter": tiny("arc2face"), "face": FACE}
 METHODS = {"instantid": INSTANTID, "arc2face": ARC2FACE}
 
-
-@pytest.fixture(autouse=True)
-def checkpoints(tiny: Zoo) -> None:
-    built(tiny, "sd15-64", "sdxl", "instantid", "arc2face", "faceid-sdxl")
+mirror = checkpoints("sd15", "sdxl", "instantid", "arc2face", "faceid-sdxl")
 
 
 def ready_face(kind: str) -> Any:
@@ -157,7 +154,7 @@ def test_the_face_lies_where_the_frame_says(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"base": tiny("sd15-64")}, "is a StableDiffusionPipeline, and this method runs on StableDiffusionXLPipeline"),
+        ({"base": tiny("sd15")}, "is a StableDiffusionPipeline, and this method runs on StableDiffusionXLPipeline"),
         ({"controlnet": tiny("sdxl")}, "has no ControlNetModel"),
         ({"adapter": tiny("faceid-sdxl", "ip-adapter-faceid_sdxl.bin")}, "IP-Adapter of another kind"),
         ({"adapter": tiny("instantid", "ControlNetModel/diffusion_pytorch_model.safetensors")}, "does not fit"),

@@ -15,7 +15,7 @@ from tests.generate.made import run
 from tests.generate.stock_runs import (
     FACEID,
     FACEID_CHECKPOINTS,
-    built,
+    checkpoints,
     faceid_models,
     loaded,
     made,
@@ -30,11 +30,7 @@ torch = pytest.importorskip("torch", reason="needs the extra `models`")
 pytest.importorskip("diffusers", reason="needs the extra `generate`")
 pytestmark = pytest.mark.offline_weights
 
-
-@pytest.fixture(autouse=True)
-def checkpoints(tiny: Zoo) -> None:
-    built(tiny, *FACEID_CHECKPOINTS)
-    tiny("sface")
+mirror = checkpoints(*FACEID_CHECKPOINTS, "sface")
 
 
 def test_safetensors_and_bin_are_one(tiny: Zoo, tmp_path: Path) -> None:
@@ -92,7 +88,7 @@ def test_files_are_accounted_for_name_by_name(part: str, name: str, says: str, t
         ({"adapter": tiny("faceid-sd15", "ip-adapter-faceid-portrait_sd15.bin")}, {}, "not variant 'faceid'"),
         ({}, {"variant": "portrait"}, "makes 4 tokens"),
         ({"adapter": tiny("instantid", "ip-adapter.bin")}, {}, "does not fit|not variant"),
-        ({"adapter": tiny("sd15-64", "unet/diffusion_pytorch_model.safetensors")}, {}, "does not fit"),
+        ({"adapter": tiny("sd15", "unet/diffusion_pytorch_model.safetensors")}, {}, "does not fit"),
         ({"adapter": tiny("faceid-sd15")}, {}, "option `file`"),
         ({"adapter": tiny("faceid-sd15", "none.bin")}, {}, "none.bin"),
         ({"base": tiny("flux")}, {}, "is a FluxPipeline, and this method runs on StableDiffusionPipeline or"),
@@ -115,6 +111,6 @@ def test_plus_without_its_tower_cannot_run(tmp_path: Path) -> None:
     config = pipelines(tmp_path, FACEID, bound, variant="plus")
     with pytest.raises(MissingError, match="needs model slot 'vision'"):
         run("tiny", [Wish("a man", ("/x.png",))], tmp_path / "run", config=config)
-    method = made(FACEID, {**bound, "vision": tiny("sd15-64")}, variant="plus")
+    method = made(FACEID, {**bound, "vision": tiny("sd15")}, variant="plus")
     with pytest.raises(MissingError):
         method.load(Context(str(tmp_path), 0, "cpu"))

@@ -17,7 +17,7 @@ from tests.generate.stock_runs import (
     CLOSE,
     agrees,
     apart,
-    built,
+    checkpoints,
     images,
     loaded,
     person,
@@ -26,7 +26,6 @@ from tests.generate.stock_runs import (
     request,
     tiny,
 )
-from tests.zoo import Zoo
 
 torch = pytest.importorskip("torch", reason="needs the extra `models`")
 pytest.importorskip("diffusers", reason="needs the extra `generate`")
@@ -35,13 +34,15 @@ SIDE = 64
 BASES = ["qwen-edit", "qwen-edit-plus"]
 
 
+mirror = checkpoints(*BASES, "flux")
+
+
 @pytest.fixture(autouse=True)
-def small(tiny: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checkpoints; and references at 64 px in place of the megapixel that the pipelines have written into them."""
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """References at 64 px in place of the megapixel that the pipelines have written into them."""
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as one
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as several
 
-    built(tiny, *BASES, "flux")
     monkeypatch.setattr(several, "VAE_IMAGE_SIZE", SIDE * SIDE)
     monkeypatch.setattr(several, "CONDITION_IMAGE_SIZE", SIDE * SIDE)
     calculate = one.calculate_dimensions

@@ -33,12 +33,12 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "fastcomposer": {"base": {"model": "hf:tiny/sd15"}, "adapter": sd_runs.file("fastcomposer", "pytorch_model.bin")},
 }
-BUILT = ("sd15", "sdxl", "photomaker", "fastcomposer")
+BUILT = ("clip", "sd15", "sdxl", "photomaker", "fastcomposer")
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))
 def method(request: pytest.FixtureRequest, zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    sd_runs.built(zoo, *BUILT)
+    zoo(*BUILT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IDTOOL_MODELS", str(zoo.mirror))
         folder = tmp_path_factory.mktemp("run")
@@ -151,7 +151,7 @@ def test_pictures_are_prepared_as_clip_does() -> None:
 
 @pytest.mark.parametrize("kind", sorted(MODELS))
 def test_checkpoints_that_do_not_fit(kind: str, tiny: Zoo, tmp_path: Path) -> None:
-    sd_runs.built(tiny, *BUILT)
+    tiny(*BUILT)
     bound = MODELS[kind]
     name = bound["adapter"]["options"]["file"]
     state = torch.load(tiny.mirror / "tiny" / kind.removesuffix("-v2") / name, weights_only=True)
@@ -192,7 +192,7 @@ def test_bfloat16(kind: str, tiny: Zoo, tmp_path: Path) -> None:
     from tests.generate import test_consistentid, test_dynamicid
 
     others = {"dynamicid": test_dynamicid.MODELS, "consistentid": test_consistentid.MODELS}
-    sd_runs.built(tiny, *BUILT, *others, "sd15_long")
+    tiny(*BUILT, *others, "sd15-long")
     bound = MODELS.get(kind) or others[kind]
     method = sd_runs.loaded(tmp_path, kind, bound, dtype="bfloat16")
     assert method.dtype() == "bfloat16" and method.pipe.unet.dtype == torch.bfloat16
@@ -202,7 +202,7 @@ def test_bfloat16(kind: str, tiny: Zoo, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", sorted(MODELS))
 def test_through_the_pipeline(kind: str, tiny: Zoo, fixtures: Path, tmp_path: Path) -> None:
-    sd_runs.built(tiny, *BUILT)
+    tiny(*BUILT)
     config = sd_runs.pipelines(tmp_path, kind, MODELS[kind], merge_step=0)
     obama = str(fixtures / "identities" / "obama" / "00_face_recognition.jpg")
     dog = str(fixtures / "hard" / "dog.jpg")

@@ -16,7 +16,7 @@ from idtool.generate.sd.attention import Conditions, Decoupled, install, rank_of
 from idtool.generate.sd.fuse import Fuse  # noqa: E402
 from idtool.generate.sd.gating import Gate  # noqa: E402
 from tests.zoo import sd_methods  # noqa: E402
-from tests.zoo.flux import drawn  # noqa: E402
+from tests.zoo.weights import drawn  # noqa: E402
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 

@@ -20,8 +20,8 @@ from tests.generate.stock_runs import (
     FLUX_CHECKPOINTS,
     agrees,
     apart,
-    built,
     called,
+    checkpoints,
     images,
     loaded,
     made,
@@ -37,10 +37,7 @@ from tests.zoo import Zoo
 torch = pytest.importorskip("torch", reason="needs the extra `models`")
 pytest.importorskip("diffusers", reason="needs the extra `generate`")
 
-
-@pytest.fixture(autouse=True)
-def checkpoints(tiny: Zoo) -> None:
-    built(tiny, *FLUX_CHECKPOINTS)
+mirror = checkpoints(*FLUX_CHECKPOINTS)
 
 
 @pytest.mark.offline_weights

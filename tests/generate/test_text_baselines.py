@@ -95,7 +95,7 @@ def request(method: Any, seed: int, *people: Person, prompt: str = "a man in a g
 # -- text-only -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("t2i", ["flux", "sd15-64", "flux2-klein"])
+@pytest.mark.parametrize("t2i", ["flux", "sd15", "flux2-klein"])
 def test_text_only_never_saw_the_reference(
     configure: Configure, obama: str, biden: str, tmp_path: Path, t2i: str
 ) -> None:
@@ -110,7 +110,7 @@ def test_text_only_never_saw_the_reference(
     assert json.loads(rows[0]["method_settings"])["steps"] == 2
 
 
-@pytest.mark.parametrize("t2i", ["flux", "sd15-64", "flux2-klein"])
+@pytest.mark.parametrize("t2i", ["flux", "sd15", "flux2-klein"])
 def test_four_at_once_are_four_singles(configure: Configure, tmp_path: Path, t2i: str) -> None:
     method = loaded(configure(t2i), "text-only", tmp_path)
     wanted = [request(method, seed, prompt=f"picture {seed}") for seed in range(4)]
@@ -119,7 +119,7 @@ def test_four_at_once_are_four_singles(configure: Configure, tmp_path: Path, t2i
         assert np.abs(together.image.astype(int) - alone.image).max() <= CLOSE
 
 
-@pytest.mark.parametrize(("t2i", "heeded"), [("flux", False), ("sd15-64", True), ("flux2-klein", False)])
+@pytest.mark.parametrize(("t2i", "heeded"), [("flux", False), ("sd15", True), ("flux2-klein", False)])
 def test_what_a_model_cannot_do_is_said(
     configure: Configure, obama: str, tmp_path: Path, t2i: str, heeded: bool
 ) -> None:
@@ -153,7 +153,7 @@ def test_a_role_bound_to_something_else(configure: Configure, tiny: Zoo, obama: 
 
 
 def test_noise_shows_no_face_to_paste_onto(configure: Configure, fixtures: Path, obama: str, tmp_path: Path) -> None:
-    config, dog = configure("sd15-64"), str(fixtures / "hard" / "dog.jpg")
+    config, dog = configure("sd15"), str(fixtures / "hard" / "dog.jpg")
     with pytest.raises(QualityError, match=r"paste\.no_face"):
         made(config, "paste", tmp_path / "run", Wish("a man", (obama,)), Wish("a dog", (dog,)), Wish("", (obama,)))
     reasons = {row["prompt"]: row["reason"] for row in table(tmp_path / "run")}
@@ -178,7 +178,7 @@ class Photos:
 def test_a_face_moves_and_faults_stay_on_their_rows(
     configure: Configure, fixtures: Path, obama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = loaded(configure("sd15-64"), "paste", tmp_path)
+    method = loaded(configure("sd15"), "paste", tmp_path)
     assert isinstance(method, Paste)
     image = decode(Path(obama).read_bytes())
     person = Person(obama, image, method.detector.detect([image])[0][0])

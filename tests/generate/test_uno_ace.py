@@ -18,8 +18,8 @@ from tests.generate.stock_runs import (
     FLUX,
     FLUX_CHECKPOINTS,
     apart,
-    built,
     called,
+    checkpoints,
     images,
     made,
     person,
@@ -29,14 +29,12 @@ from tests.generate.stock_runs import (
     tiny,
 )
 from tests.zoo import Zoo, adapters
+from tests.zoo.weights import low_rank
 
 torch = pytest.importorskip("torch", reason="needs the extra `models`")
 pytest.importorskip("diffusers", reason="needs the extra `generate`")
 
-
-@pytest.fixture(autouse=True)
-def checkpoints(tiny: Zoo) -> None:
-    built(tiny, *FLUX_CHECKPOINTS)
+mirror = checkpoints(*FLUX_CHECKPOINTS)
 
 
 def test_uno_sees_its_references_on_the_diagonal() -> None:
@@ -117,7 +115,7 @@ def test_published_names_of_uno_and_ace_convert_completely(flux_dev: Any) -> Non
     from idtool.generate.flux.lora import lora_of
     from idtool.generate.flux_loras import converted
 
-    uno = adapters.unfused(adapters.xlabs_layers(19, 38, 3072), "down.weight", "up.weight", 1)
+    uno = low_rank(adapters.xlabs_layers(19, 38, 3072), "down.weight", "up.weight", 1)
     found = lora_of(converted(uno, "UNO"), flux_dev, "UNO")
     # Eight linear layers of attention in 19 double blocks, four in 38 single ones.
     assert len(found.layers) == 19 * 8 + 38 * 4
@@ -154,7 +152,7 @@ def test_a_lora_with_strange_or_missing_names_is_refused(change: dict[str, Any],
 
     from idtool.generate.flux_loras import flux_lora
 
-    state = adapters.unfused(adapters.xlabs_layers(), "down.weight", "up.weight")
+    state = low_rank(adapters.xlabs_layers(), "down.weight", "up.weight")
     for name, shape in change.items():
         if shape is None:
             del state[name]

@@ -60,8 +60,8 @@ BUILDERS: dict[str, tuple[str, str]] = {
     "consistentid": ("tests.zoo.sd_methods:consistentid", "tiny/consistentid"),
     "photomaker": ("tests.zoo.sd_methods:photomaker", "tiny/photomaker"),
     "fastcomposer": ("tests.zoo.sd_methods:fastcomposer", "tiny/fastcomposer"),
-    "sd15_long": ("tests.zoo.sd_methods:sd15_long", "tiny/sd15_long"),
-    "sd15-64": ("tests.zoo.pipelines:sd15", "tiny/sd15-64"),
+    "sd15": ("tests.zoo.pipelines:sd15", "tiny/sd15"),
+    "sd15-long": ("tests.zoo.pipelines:sd15_long", "tiny/sd15-long"),
     "sdxl": ("tests.zoo.pipelines:sdxl", "tiny/sdxl"),
     "sd-vae": ("tests.zoo.pipelines:vae", "tiny/sd-vae"),
     "flux-kontext": ("tests.zoo.pipelines:flux_kontext", "tiny/flux-kontext"),
@@ -86,8 +86,10 @@ class Zoo:
         self.mirror = mirror
         self._lock = threading.Lock()
 
-    def __call__(self, name: str) -> Path:
-        """The folder of a checkpoint, built now if it is not there yet."""
+    def __call__(self, name: str, *others: str) -> Path:
+        """The folder of a checkpoint. It and the others are built now if they are not there yet."""
+        for other in others:
+            self(other)
         builder, place = BUILDERS[name]
         folder = self.mirror / place
         with self._lock:

@@ -7,25 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.zoo import sd_methods
-from tests.zoo.flux import DOUBLES, SINGLES, WIDTH, drawn
+from tests.zoo.flux import DOUBLES, SINGLES, WIDTH
 from tests.zoo.pipelines import TEXT, xl_unet
+from tests.zoo.sd_methods import RANK, VISION
 from tests.zoo.tokens import clip_tokenizer
+from tests.zoo.weights import drawn, low_rank
 
 VECTOR = 512
 """Numbers of a face vector."""
-VISION = 32
-"""Width of the tower of `tiny/clip`."""
-RANK = 4
-
-
-def unfused(pairs: dict[str, tuple[int, int]], down: str, up: str, rank: int = RANK) -> dict[str, Any]:
-    """LoRA tensors for layers (width out, width in) under names that end in `down` and `up`."""
-    with drawn(1) as torch:
-        state = {}
-        for name, (outer, inner) in pairs.items():
-            state[f"{name}.{down}"] = torch.randn(rank, inner) * 0.3
-            state[f"{name}.{up}"] = torch.randn(outer, rank) * 0.3
-        return state
 
 
 def xlabs_layers(doubles: int = DOUBLES, singles: int = SINGLES, width: int = WIDTH) -> dict[str, tuple[int, int]]:
@@ -45,7 +34,7 @@ def uno(folder: Path) -> None:
     """`dit_lora.safetensors`."""
     from safetensors.torch import save_file
 
-    save_file(unfused(xlabs_layers(), "down.weight", "up.weight"), folder / "dit_lora.safetensors")
+    save_file(low_rank(xlabs_layers(), "down.weight", "up.weight"), folder / "dit_lora.safetensors")
 
 
 def kohya_layers(
@@ -75,7 +64,7 @@ def kohya_state(layers: dict[str, tuple[int, int]], rank: int = RANK, alpha: flo
     """Tensors of a kohya LoRA."""
     import torch
 
-    state = unfused(layers, "lora_down.weight", "lora_up.weight", rank)
+    state = low_rank(layers, "lora_down.weight", "lora_up.weight", rank)
     return state | {f"{name}.alpha": torch.tensor(alpha) for name in layers}
 
 
@@ -191,13 +180,3 @@ def arc2face(folder: Path) -> None:
         encoder = CLIPTextModel(config)
         torch.nn.init.normal_(encoder.get_input_embeddings().weight, std=0.05)
         encoder.half().save_pretrained(folder / "encoder")
-
-
-CHECKPOINTS = {
-    "uno": uno,
-    "ace-plus": ace_plus,
-    "faceid-sd15": faceid_sd15,
-    "faceid-sdxl": faceid_sdxl,
-    "instantid": instantid,
-    "arc2face": arc2face,
-}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.zoo.tokens import clip_tokenizer
+from tests.zoo.weights import drawn
 
 WIDTH = 32
 SIDE = 32
@@ -72,7 +73,6 @@ def siglip2(folder: Path) -> None:
 def open_clip(folder: Path) -> None:
     """A folder as open_clip writes it for the hub, with QuickGELU as OpenAI's weights have; open_clip's own tokenizer
     comes with the package."""
-    import torch
     from open_clip import CLIP
     from safetensors.torch import save_file
 
@@ -85,8 +85,7 @@ def open_clip(folder: Path) -> None:
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with drawn():
         network = CLIP(**json.loads(json.dumps(settings)))
     save_file(network.state_dict(), folder / "open_clip_model.safetensors")
     content = json.dumps({"model_cfg": settings, "preprocess_cfg": shown}, indent=2)
@@ -94,10 +93,8 @@ def open_clip(folder: Path) -> None:
 
 
 def _save(cls: Any, config: Any, folder: Path) -> None:
-    import torch
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with drawn():
         cls(config).save_pretrained(folder)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.zoo.weights import drawn
+
 
 def resemotenet(folder: Path) -> None:
     """`fer2013_model.pth` as its authors save it, 7 classes; `six.pth` with 6, `other.pth` of another network."""
@@ -12,8 +14,7 @@ def resemotenet(folder: Path) -> None:
 
     from idtool.models.networks.resemotenet import ResEmoteNet, Widths
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with drawn():
         for name, classes in (("fer2013_model.pth", 7), ("six.pth", 6)):
             network = ResEmoteNet(Widths((4, 6, 8), 2, (8, 12, 16), (12, 10, 8), classes))
             # Statistics other than 0 and 1, so that a norm that is left out shows; weights that pass differences on.
@@ -70,11 +71,9 @@ def _onnx_classifier(path: Path, size: int | str, outputs: int, faces: int | str
 
 def nsfw(folder: Path) -> None:
     """A ViT of two classes, `normal` and `nsfw`, with its image processor."""
-    import torch
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with drawn():
         config = ViTConfig(
             hidden_size=16,
             num_hidden_layers=2,

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.zoo.tokens import clip_tokenizer
+from tests.zoo.weights import drawn, low_rank
 
 WIDTH = 32
 """Of the transformer: two heads of 16."""
 DOUBLES, SINGLES = 2, 2
-
-
-@contextmanager
-def drawn(seed: int = 0) -> Iterator[Any]:
-    """torch, its generator set to `seed` inside the block and as before after it."""
-    import torch
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield torch
 
 
 def t5_tokenizer(length: int = 512) -> Any:
@@ -141,22 +130,18 @@ def flux_fill(folder: Path) -> None:
 
 
 def lora_state(layers: dict[str, tuple[int, int]], rank: int = 4, prefix: str = "transformer.") -> dict[str, Any]:
-    """LoRA tensors for layers (width out, width in), strong enough to be seen."""
-    with drawn(1) as torch:
-        state = {}
-        for layer, (outer, inner) in layers.items():
-            state[f"{prefix}{layer}.lora_A.weight"] = torch.randn(rank, inner) * 0.3
-            state[f"{prefix}{layer}.lora_B.weight"] = torch.randn(outer, rank) * 0.3
-        return state
+    """A LoRA by diffusers' names, for layers (width out, width in)."""
+    named = {f"{prefix}{layer}": shape for layer, shape in layers.items()}
+    return low_rank(named, "lora_A.weight", "lora_B.weight", rank)
 
 
-def lora_layers(*endings: str) -> dict[str, tuple[int, int]]:
-    """Linear layers of the tiny transformer whose names end so, with their shapes."""
+def lora_layers(*endings: str, network: Any = None) -> dict[str, tuple[int, int]]:
+    """Linear layers whose names end so, with their shapes; `network`: in place of the tiny transformer."""
     from torch import nn
 
     return {
         name: tuple(module.weight.shape)
-        for name, module in transformer().named_modules()
+        for name, module in (network or transformer()).named_modules()
         if isinstance(module, nn.Linear) and name.endswith(endings)
     }
 
@@ -269,28 +254,3 @@ def dsd(folder: Path) -> None:
     with drawn():
         DsdTransformer(**sizes()).save_pretrained(folder / "transformer")
     save_file(lora_state(lora_layers("attn.to_q", "attn.to_v")), folder / "pytorch_lora_weights.safetensors")
-
-
-CHECKPOINTS = {
-    "flux": flux,
-    "flux-schnell": flux_schnell,
-    "flux-fill": flux_fill,
-    "ominicontrol": ominicontrol,
-    "dmid": dmid,
-    "instruct-identity": instruct_identity,
-    "pulid": pulid,
-    "eva": eva,
-    "infiniteyou": infiniteyou,
-    "irse50": irse50,
-    "dsd": dsd,
-}
-
-
-def placed(mirror: Path, *names: str) -> Path:
-    """Checkpoints below a mirror, built where they are not there yet; the folder of the first."""
-    for name in names:
-        folder = mirror / "tiny" / name
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            CHECKPOINTS[name](folder)
-    return mirror / "tiny" / names[0]

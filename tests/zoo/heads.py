@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.zoo.clip import WIDTH
+from tests.zoo.weights import drawn
 
 
 def laion_v2(folder: Path) -> None:
@@ -22,8 +23,7 @@ def _chain(file: Path, prefix: str, numbers: Sequence[int]) -> None:
     import torch
 
     state: dict[str, torch.Tensor] = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with drawn():
         widths = (WIDTH, 24, 16, 12, 8, 1)
         for number, before, after in zip(numbers, widths, widths[1:], strict=False):
             layer = torch.nn.Linear(before, after)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.zoo.chat_tokens import qwen_tokenizer
-from tests.zoo.flux import drawn
+from tests.zoo.flux import lora_layers, lora_state
+from tests.zoo.vlm import qwen_ids, qwen_processor
+from tests.zoo.weights import drawn, loud
 
 WIDTH = 32
 """Of the transformer: two heads of 16."""
@@ -46,8 +48,6 @@ def text_encoder(tokenizer: Any) -> Any:
     """Qwen2.5-VL, two layers each of language and vision."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
-    names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
     sizes = {"hidden_size": 16, "intermediate_size": 16}
     return Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(
@@ -71,7 +71,7 @@ def text_encoder(tokenizer: Any) -> Any:
                 "window_size": 56,
                 "fullatt_block_indexes": [1],
             },
-            **{name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()},
+            **qwen_ids(tokenizer),
         )
     )
 
@@ -79,20 +79,11 @@ def text_encoder(tokenizer: Any) -> Any:
 def qwen_edit_plus(folder: Path) -> None:
     """The pipeline with several references. The transformer's weights are wide enough for references to be seen."""
     from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImageEditPlusPipeline
-    from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+    from transformers import Qwen2VLProcessor
 
     tokenizer = qwen_tokenizer()
-    processor = Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(),
-        chat_template=tokenizer.chat_template,
-    )
-    with drawn() as torch:
-        network = transformer()
-        for name, tensor in network.named_parameters():
-            if tensor.dim() > 1 and "mod" not in name:
-                torch.nn.init.normal_(tensor, std=1.5 * tensor.shape[1] ** -0.5)
+    with drawn():
+        network = loud(transformer(), ("mod",))
         QwenImageEditPlusPipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(
                 use_dynamic_shifting=True,
@@ -106,21 +97,14 @@ def qwen_edit_plus(folder: Path) -> None:
             vae=AutoencoderKLQwenImage(base_dim=4, z_dim=16, dim_mult=[1, 1, 2, 2], num_res_blocks=1),
             text_encoder=text_encoder(tokenizer),
             tokenizer=tokenizer,
-            processor=processor,
+            processor=qwen_processor(Qwen2VLProcessor, tokenizer),
             transformer=network,
         ).save_pretrained(folder)
 
 
 def lora(rank: int = 4) -> dict[str, Any]:
-    """LoRA tensors by diffusers' names, strong enough to be seen."""
-    with drawn(1) as torch:
-        state = {}
-        for name, module in transformer().named_modules():
-            if isinstance(module, torch.nn.Linear) and name.endswith(LAYERS):
-                outer, inner = module.weight.shape
-                state[f"transformer.{name}.lora_A.weight"] = torch.randn(rank, inner) * 0.3
-                state[f"transformer.{name}.lora_B.weight"] = torch.randn(outer, rank) * 0.3
-        return state
+    """LoRA tensors by diffusers' names."""
+    return lora_state(lora_layers(*LAYERS, network=transformer()), rank)
 
 
 def written(path: Path, tensors: dict[str, Any] | None = None, **card: Any) -> Path:
@@ -135,15 +119,3 @@ def idglow(folder: Path) -> None:
     """`idglow.safetensors`: the loss was annealed; `gated.safetensors`: the reference tokens were, too."""
     written(folder / "idglow.safetensors")
     written(folder / "gated.safetensors", gated=True)
-
-
-CHECKPOINTS = {"qwen-edit-plus": qwen_edit_plus, "idglow": idglow}
-
-
-def placed(mirror: Path) -> None:
-    """Both below a mirror, built where they are not there yet."""
-    for name, build in CHECKPOINTS.items():
-        folder = mirror / "tiny" / name
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            build(folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.zoo.weights import drawn
+
 FILE = "face_parsing.pth"
 SEGFORMER_NAMES = (
     *("background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear"),
@@ -17,8 +19,7 @@ def bisenet(folder: Path) -> None:
 
     from idtool.models.networks.bisenet import BiSeNet, Widths
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with drawn():
         network = BiSeNet(Widths((8, 16, 32, 64), context=16, fused=32, gate=8, head=32))
         state = network.state_dict()
         for size in (16, 32):
@@ -29,7 +30,6 @@ def bisenet(folder: Path) -> None:
 
 def segformer(folder: Path) -> None:
     """SegFormer of four thin stages, 19 classes in the order of `jonathandinu/face-parsing`."""
-    import torch
     from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
     config = SegformerConfig(
@@ -40,7 +40,6 @@ def segformer(folder: Path) -> None:
         num_attention_heads=[1, 1, 2, 2],
         decoder_hidden_size=16,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with drawn():
         SegformerForSemanticSegmentation(config).save_pretrained(folder)
     SegformerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)

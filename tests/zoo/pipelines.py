@@ -9,30 +9,21 @@ from typing import Any
 from tests.zoo import flux as tiny_flux
 from tests.zoo import idglow, sd_methods
 from tests.zoo.chat_tokens import llama_tokenizer, qwen_tokenizer
-from tests.zoo.flux import drawn
 from tests.zoo.tokens import clip_tokenizer
+from tests.zoo.weights import drawn, loud
 
-TEXT = 64
+TEXT = sd_methods.WIDTH
 """Width of text and face tokens of SD1.5 and XL: a head of the adapters' perceivers."""
 
 
 def sd15(folder: Path) -> None:
     """SD1.5 with text tokens `TEXT` wide."""
-    from diffusers import PNDMScheduler, StableDiffusionPipeline
+    sd_methods.stable_diffusion(folder)
 
-    with drawn():
-        StableDiffusionPipeline(
-            scheduler=PNDMScheduler(
-                beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
-            ),
-            vae=sd_methods.vae(),
-            text_encoder=sd_methods.text_encoder(TEXT),
-            tokenizer=clip_tokenizer(),
-            unet=sd_methods.unet(cross_attention_dim=TEXT),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ).save_pretrained(folder)
+
+def sd15_long(folder: Path) -> None:
+    """SD 1.5 for prompts of 256 tokens: a token is a byte here, and sentences would not fit into 77."""
+    sd_methods.stable_diffusion(folder, 256)
 
 
 def xl_unet() -> Any:
@@ -89,16 +80,6 @@ def flux_kontext(folder: Path) -> None:
     with drawn(1):
         parts["transformer"] = loud(parts["transformer"])
     FluxKontextPipeline(**parts).save_pretrained(folder)
-
-
-def loud(network: Any) -> Any:
-    """A network whose matrices are drawn wide, so that what it is shown matters."""
-    import torch
-
-    for name, tensor in network.named_parameters():
-        if tensor.dim() > 1 and "norm" not in name and "mod" not in name:
-            torch.nn.init.normal_(tensor, std=1.5 * tensor.shape[1] ** -0.5)
-    return network
 
 
 def _flux2(joint: int, guidance: bool) -> dict[str, Any]:
@@ -194,14 +175,3 @@ def qwen_edit(folder: Path) -> None:
     idglow.qwen_edit_plus(folder)
     parts = QwenImageEditPlusPipeline.from_pretrained(folder, local_files_only=True).components
     QwenImageEditPipeline(**parts).save_pretrained(folder)
-
-
-CHECKPOINTS = {
-    "sd15-64": sd15,
-    "sdxl": sdxl,
-    "sd-vae": vae,
-    "flux-kontext": flux_kontext,
-    "flux2-klein": flux2_klein,
-    "flux2": flux2,
-    "qwen-edit": qwen_edit,
-}

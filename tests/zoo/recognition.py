@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.zoo.face_pack import Graph, discs, projector, skin_of
+from tests.zoo.weights import drawn
 
 
 def facenet(folder: Path) -> None:
@@ -16,8 +17,7 @@ def facenet(folder: Path) -> None:
 
     from idtool.models.networks.inception_resnet import InceptionResnetV1
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with drawn():
         state = settled(InceptionResnetV1(width=1 / 16)).state_dict()
         state["logits.weight"], state["logits.bias"] = torch.randn(5, 512), torch.randn(5)
     torch.save(state, folder / "model.pt")
@@ -33,12 +33,10 @@ def adaface(folder: Path) -> None:
 
 def iresnet(depth: int = 18, width: float = 1 / 32) -> Any:
     """The network of `adaface`."""
-    import torch
 
     from idtool.models.networks.iresnet import IResNet
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with drawn():
         return settled(IResNet(depth, width))
 
 

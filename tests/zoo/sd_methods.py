@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.zoo.flux import drawn
 from tests.zoo.tokens import clip_tokenizer
+from tests.zoo.weights import drawn
 
 WIDTH = 64
 """Of text and identity tokens."""
@@ -122,11 +122,6 @@ def dynamicid(folder: Path) -> None:
         imr = Reconfigurator(width=WIDTH, text=WIDTH, dim=16, inner=64, count=4, disentangle=1, entangle=1)
         torch.save(imr.state_dict(), folder / "IMR_1.bin")
         torch.save(KeyPointEncoder(2, WIDTH).state_dict(), folder / "key_point_encoder_1.bin")
-
-
-def sd15_long(folder: Path) -> None:
-    """SD 1.5 for prompts of 256 tokens: a token is a byte here, and sentences would not fit into 77."""
-    stable_diffusion(folder, 256)
 
 
 def consistentid(folder: Path) -> None:

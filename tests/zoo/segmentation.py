@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.zoo.tokens import clip_tokenizer
+from tests.zoo.tokens import bert_tokenizer, clip_tokenizer
+from tests.zoo.weights import drawn
 
 SAM_FILE = "sam_tiny.pth"
 
@@ -28,7 +29,7 @@ def _grounder(folder: Path, config_class: Any, network_class: Any) -> None:
     import torch
     from transformers import GroundingDinoImageProcessor, GroundingDinoProcessor, SwinConfig
 
-    tokenizer = _bert_tokenizer()
+    tokenizer = bert_tokenizer()
     config = config_class(
         backbone_config=SwinConfig(
             image_size=64,
@@ -58,8 +59,7 @@ def _grounder(folder: Path, config_class: Any, network_class: Any) -> None:
         decoder_attention_heads=2,
         max_text_len=64,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with drawn():
         network = network_class(config)
         # Untrained, the products of queries and tokens would all be far from 0 and every score 0 or 1.
         torch.nn.init.constant_(network.model.decoder.layer_norm.weight, 0.2)
@@ -69,24 +69,8 @@ def _grounder(folder: Path, config_class: Any, network_class: Any) -> None:
     GroundingDinoProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
 
 
-def _bert_tokenizer() -> Any:
-    """BERT's tokenizer over printable ASCII, lower case. Grounding DINO parts its phrases at fixed numbers of tokens
-    (101 [CLS], 102 [SEP], 1012 full stop, 1029 question mark), so here they have the numbers of bert-base-uncased."""
-    from transformers import BertTokenizer
-
-    vocabulary = {f"[unused{number}]": number for number in range(1030)}
-    fixed = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
-    letters = [chr(code) for code in range(33, 127) if not chr(code).isupper() and chr(code) not in ".?"]
-    fixed |= {token: 104 + number for number, token in enumerate([*letters, *(f"##{letter}" for letter in letters)])}
-    names = {number: token for token, number in vocabulary.items()} | {number: token for token, number in fixed.items()}
-    return BertTokenizer(
-        vocab={token: number for number, token in sorted(names.items())}, do_lower_case=True, model_max_length=512
-    )
-
-
 def sam(folder: Path) -> None:
     """SAM at 64 px."""
-    import torch
     from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
 
     config = SamConfig(
@@ -105,8 +89,7 @@ def sam(folder: Path) -> None:
         prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 4},
         mask_decoder_config={"hidden_size": 16, "mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with drawn():
         SamModel(config).save_pretrained(folder)
     images = SamImageProcessor(
         size={"longest_edge": 64},
@@ -119,7 +102,6 @@ def sam(folder: Path) -> None:
 
 def sam2(folder: Path) -> None:
     """SAM 2 at 128 px, its Hiera in stages of one or two blocks."""
-    import torch
     from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2Processor
 
     config = Sam2Config(
@@ -144,8 +126,7 @@ def sam2(folder: Path) -> None:
         prompt_encoder_config={"hidden_size": 16, "image_size": 128, "patch_size": 16, "mask_input_channels": 4},
         mask_decoder_config={"hidden_size": 16, "mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with drawn():
         Sam2Model(config).save_pretrained(folder)
     images = Sam2ImageProcessor(size={"height": 128, "width": 128}, mask_size={"height": 32, "width": 32})
     Sam2Processor(images, target_size=128).save_pretrained(folder)
@@ -153,7 +134,6 @@ def sam2(folder: Path) -> None:
 
 def sam3(folder: Path) -> None:
     """SAM 3 at 112 px with ten queries."""
-    import torch
     from transformers import Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
 
     tokenizer = clip_tokenizer(32)
@@ -192,8 +172,7 @@ def sam3(folder: Path) -> None:
         detr_decoder_config={**layer, "num_queries": 10},
         mask_decoder_config=dict(part),
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with drawn():
         Sam3Model(config).save_pretrained(folder)
     images = Sam3ImageProcessor(size={"height": 112, "width": 112}, mask_size={"height": 32, "width": 32})
     Sam3Processor(image_processor=images, tokenizer=tokenizer, target_size=112).save_pretrained(folder)
@@ -205,8 +184,7 @@ def segment_anything(folder: Path) -> None:
     import torch
     from segment_anything.build_sam import _build_sam
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with drawn():
         network = _build_sam(16, 2, 2, [1])
         # Published relative positions are learnt; zeros would hide a mistaken number of heads.
         for name, tensor in network.named_parameters():

@@ -24,11 +24,16 @@ def clip_tokenizer(length: int = 77) -> Any:
     return CLIPTokenizer(vocab=vocabulary, merges=[], pad_token="<|endoftext|>", model_max_length=length)
 
 
-def bert_tokenizer(length: int = 256) -> Any:
-    """BERT's tokenizer over printable ASCII, lower case."""
+def bert_tokenizer() -> Any:
+    """BERT's tokenizer over printable ASCII, lower case. Grounding DINO parts its phrases at fixed numbers of tokens
+    (101 [CLS], 102 [SEP], 1012 full stop, 1029 question mark), so here they have the numbers of bert-base-uncased."""
     from transformers import BertTokenizer
 
-    letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    return BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=length)
+    vocabulary = {f"[unused{number}]": number for number in range(1030)}
+    fixed = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
+    letters = [chr(code) for code in range(33, 127) if not chr(code).isupper() and chr(code) not in ".?"]
+    fixed |= {token: 104 + number for number, token in enumerate([*letters, *(f"##{letter}" for letter in letters)])}
+    names = {number: token for token, number in vocabulary.items()} | {number: token for token, number in fixed.items()}
+    return BertTokenizer(
+        vocab={token: number for number, token in sorted(names.items())}, do_lower_case=True, model_max_length=512
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.zoo.weights import drawn
+
 SIDE = 32
 _TOWER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 _IMAGENET: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -41,8 +43,6 @@ def dinov3(folder: Path) -> None:
 
 
 def _save(cls: Any, config: Any, folder: Path, **options: Any) -> None:
-    import torch
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with drawn():
         cls(config, **options).save_pretrained(folder)

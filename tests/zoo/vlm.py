@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.zoo.chat_tokens import llama_tokenizer, qwen_tokenizer, turns
+from tests.zoo.weights import drawn
 
 CONTEXT = 2048
 """Tokens that each of the models can take."""
@@ -16,13 +17,7 @@ CONTEXT = 2048
 
 def qwen2_vl(folder: Path) -> None:
     """Qwen2-VL: patches of 14 px, 2 x 2 of them a token, any size."""
-    from transformers import (
-        Qwen2VLConfig,
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLImageProcessor,
-        Qwen2VLProcessor,
-        Qwen2VLVideoProcessor,
-    )
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
     tokenizer = qwen_tokenizer()
     config = Qwen2VLConfig(
@@ -35,26 +30,14 @@ def qwen2_vl(folder: Path) -> None:
             "mlp_ratio": 2,
             "patch_size": 14,
         },
-        **_qwen_ids(tokenizer),
+        **qwen_ids(tokenizer),
     )
-    processor = Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(),
-        chat_template=tokenizer.chat_template,
-    )
-    _save(folder, lambda: Qwen2VLForConditionalGeneration(config), processor)
+    _save(folder, lambda: Qwen2VLForConditionalGeneration(config), qwen_processor(Qwen2VLProcessor, tokenizer))
 
 
 def qwen25_vl(folder: Path) -> None:
     """Qwen2.5-VL: as Qwen2-VL, with attention in windows in the first layer of the vision tower."""
-    from transformers import (
-        Qwen2_5_VLConfig,
-        Qwen2_5_VLForConditionalGeneration,
-        Qwen2_5_VLProcessor,
-        Qwen2VLImageProcessor,
-        Qwen2VLVideoProcessor,
-    )
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
     tokenizer = qwen_tokenizer()
     config = Qwen2_5_VLConfig(
@@ -69,14 +52,9 @@ def qwen25_vl(folder: Path) -> None:
             "window_size": 56,
             "fullatt_block_indexes": [1],
         },
-        **_qwen_ids(tokenizer),
+        **qwen_ids(tokenizer),
     )
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(),
-        chat_template=tokenizer.chat_template,
-    )
+    processor = qwen_processor(Qwen2_5_VLProcessor, tokenizer)
     _save(folder, lambda: Qwen2_5_VLForConditionalGeneration(config), processor)
 
 
@@ -103,7 +81,7 @@ def qwen3_vl(folder: Path) -> None:
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0, 1],
         },
-        **_qwen_ids(tokenizer),
+        **qwen_ids(tokenizer),
     )
     processor = Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=16, min_pixels=64 * 64, max_pixels=128 * 128),
@@ -259,7 +237,19 @@ def _qwen_text(tokenizer: Any, **further: Any) -> dict[str, Any]:
 _llama_text = _text
 
 
-def _qwen_ids(tokenizer: Any) -> dict[str, int]:
+def qwen_processor(kind: type[Any], tokenizer: Any) -> Any:
+    """A processor of class `kind`, for images of 56 x 56 to 112 x 112 pixels."""
+    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+    return kind(
+        image_processor=Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(),
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def qwen_ids(tokenizer: Any) -> dict[str, int]:
     """Where Qwen's configurations look for the tokens of images and videos."""
     names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
     names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
@@ -274,10 +264,7 @@ def _vit(kind: str = "", layers: int = 2, **further: Any) -> dict[str, Any]:
 def _save(folder: Path, network: Callable[[], Any], processor: Any, tokens: float = 1.0) -> None:
     """Weights drawn from one seed, whatever else draws in this process. `tokens`: how loud the embeddings of tokens
     are; where they drown what the layers add, every answer is one token again and again."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with drawn() as torch:
         model = network()
         with torch.no_grad():
             for weight in model.parameters():

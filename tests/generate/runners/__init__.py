@@ -8,21 +8,12 @@ from typing import Any
 import yaml
 
 from idtool.config import packaged_text
-from idtool.generate.registry import METHODS
 
 FOLDER = Path(__file__).parent
-KINDS = {
-    "command": "idtool.generate.command:Command",
-    "openai-images": "idtool.generate.http_openai:OpenAiImages",
-    "gemini-images": "idtool.generate.http_gemini:GeminiImages",
-}
 
 
 def bare_pipelines(path: Path, **methods: dict[str, Any]) -> Path:
     """A pipelines.yaml whose profile `bare` binds no role."""
-    for kind, where in KINDS.items():
-        if kind not in METHODS:
-            METHODS.register(kind, where)
     content = yaml.safe_load(packaged_text())
     content["profiles"]["bare"] = {"summary": "nothing", "device": "cpu", "roles": {}}
     content["methods"] = methods
