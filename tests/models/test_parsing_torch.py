@@ -48,6 +48,7 @@ def parser(request: pytest.FixtureRequest, tiny: Zoo) -> Any:
 
 @pytest.mark.offline_weights
 def test_real_weights_equal_the_openvino_graph(fixtures: Path) -> None:
+    pytest.importorskip("torch", reason="needs the extra `models`")
     from idtool.models import weights
     from idtool.models.parser import BiSeNet
 
