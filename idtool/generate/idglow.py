@@ -8,18 +8,15 @@ tokens are gated by step as well depends on how the LoRA was trained, which its 
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from idtool.engine.operator import Context, is_fatal, is_out_of_memory
 from idtool.engine.step import Binding
-from idtool.errors import MissingError
 from idtool.generate import diffusion, dynamic_prompt
 from idtool.generate.dynamic_prompt import Rewritten
 from idtool.generate.flux import checkpoint
@@ -117,7 +114,7 @@ class IdGlow(QwenEdit):
         weights = self.weights("adapter")
         path = torch_runtime.file_of(weights)
         what = f"Model {weights.model} ({path})"
-        self.card = read_card(path, what)
+        self.card = checkpoint.read_card(path, "idglow", what, Card)
         checkpoint.check_base(self.card, self.spec.bindings["base"], what)
         load_lora(pipe, torch_runtime.read_tensors(path), self.card, what)
 
@@ -182,31 +179,6 @@ def settings_of(settings: MethodSettings) -> IdGlowSettings:
     """The settings as what they are: the registry pairs class and settings."""
     assert isinstance(settings, IdGlowSettings)  # noqa: S101
     return settings
-
-
-def read_card(path: Path, what: str) -> Card:
-    """The card of a LoRA. MissingError when the file has none, one that cannot be used, or one of another method."""
-    from safetensors import SafetensorError, safe_open
-
-    hint = "Its metadata need the key 'idtool' with a JSON object: method (idglow), base, rank, alpha, schedule, tau."
-    if path.suffix != ".safetensors":
-        raise MissingError(f"{what} is no .safetensors file, so it cannot say what it was trained for.", hint)
-    try:
-        with safe_open(path, framework="np") as file:
-            text = (file.metadata() or {}).get(checkpoint.KEY)
-    except (SafetensorError, OSError) as error:
-        raise MissingError(f"{what} cannot be read (is it complete?): {error}.", "Fetch it again.") from error
-    if text is None:
-        raise MissingError(f"{what} has no card: its metadata lack the key {checkpoint.KEY!r}.", hint)
-    try:
-        told = json.loads(text)
-        if isinstance(told, Mapping) and told.get("method") not in (None, "idglow"):
-            raise MissingError(f"{what} is a checkpoint of {told['method']}, not of idglow.", "Bind another file.")
-        return Card.model_validate(told)
-    except (ValidationError, json.JSONDecodeError) as error:
-        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
-        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
-        raise MissingError(f"The card of {what} cannot be used: {why}.", hint) from error
 
 
 def load_lora(pipe: Any, state: Mapping[str, Any], card: Card, what: str) -> None:

@@ -247,9 +247,9 @@ def test_checkpoints_are_refused_unless_every_key_is_explained(zoo: Zoo, tmp_pat
     half = tmp_path / "half.safetensors"
     half.write_bytes((zoo.mirror / "tiny" / "dmid" / "dmid.safetensors").read_bytes()[:2000])
     with pytest.raises(MissingError, match="cannot be read"):
-        checkpoint.read_card(half, "dmid", "half")
+        checkpoint.read_card(half, "dmid", "half", checkpoint.Card)
     with pytest.raises(MissingError, match=r"no \.safetensors"):
-        checkpoint.read_card(tmp_path / "x.pt", "dmid", "x")
+        checkpoint.read_card(tmp_path / "x.pt", "dmid", "x", checkpoint.Card)
 
 
 def test_a_card_that_is_wrong_says_where(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_card_that_is_wrong_says_where(tmp_path: Path) -> None:
     ):
         save_file({"a": torch.zeros(1)}, path, metadata={"idtool": text})
         with pytest.raises(MissingError, match=said):
-            checkpoint.read_card(path, "dmid", "x")
+            checkpoint.read_card(path, "dmid", "x", checkpoint.Card)
 
 
 @pytest.mark.offline_weights

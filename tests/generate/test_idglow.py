@@ -11,7 +11,8 @@ import pytest
 
 from idtool.errors import MissingError
 from idtool.generate import methods
-from idtool.generate.idglow import IdGlow, read_card
+from idtool.generate.flux.checkpoint import read_card
+from idtool.generate.idglow import Card, IdGlow
 from idtool.generate.idglow_gate import GatedAttention, anneal, gated, omega
 from idtool.generate.method import Request
 from idtool.generate.requests import Wish
@@ -236,12 +237,12 @@ def test_cards(configure: Configure, tmp_path: Path) -> None:
             loaded(configure(models={"adapter": local(path)}), tmp_path)
     save_file(tiny_idglow.lora(), path)
     with pytest.raises(MissingError, match="has no card"):
-        read_card(path, "it")
+        read_card(path, "idglow", "it", Card)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(MissingError, match="cannot be read"):
-        read_card(path, "it")
+        read_card(path, "idglow", "it", Card)
     with pytest.raises(MissingError, match=r"no \.safetensors file"):
-        read_card(tmp_path / "lora.bin", "it")
+        read_card(tmp_path / "lora.bin", "idglow", "it", Card)
 
 
 def test_without_a_lora_or_on_another_base_it_does_not_run(

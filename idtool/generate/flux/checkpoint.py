@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -42,11 +42,15 @@ class Card(BaseModel):
     paper: str | None = None
 
 
-def read_card(path: Path, method: str, what: str) -> Card:
-    """The card of a file. MissingError when the file cannot be read, has none, or one of another method."""
+C = TypeVar("C", bound=Card)
+
+
+def read_card(path: Path, method: str, what: str, kind: type[C]) -> C:
+    """The card of a file, as `kind`. MissingError when the file cannot be read, has none, or one of another method."""
     from safetensors import SafetensorError, safe_open
 
-    hint = "Use a checkpoint that was written with its card (see docs), or add the card to its metadata."
+    keys = ", ".join(name for name in kind.model_fields if name != "method")
+    hint = f"Its metadata need the key {KEY!r} with a JSON object: method ({method}), {keys}."
     if path.suffix != ".safetensors":
         raise MissingError(f"{what} is no .safetensors file, so it cannot say what it was trained for.", hint)
     try:
@@ -57,14 +61,15 @@ def read_card(path: Path, method: str, what: str) -> Card:
     if text is None:
         raise MissingError(f"{what} has no card: its metadata lack the key {KEY!r}.", hint)
     try:
-        card = Card.model_validate(json.loads(text))
+        told = json.loads(text)
+        # Cards of other methods have other keys, which would only distract.
+        if isinstance(told, Mapping) and told.get("method", method) != method:
+            raise MissingError(f"{what} is a checkpoint of {told['method']}, not of {method}.", "Bind another file.")
+        return kind.model_validate(told)
     except (ValidationError, json.JSONDecodeError) as error:
         first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
         why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
         raise MissingError(f"The card of {what} cannot be used: {why}.", hint) from error
-    if card.method != method:
-        raise MissingError(f"{what} is a checkpoint of {card.method}, not of {method}.", "Bind another file.")
-    return card
 
 
 def write(path: Path, tensors: Mapping[str, Any], card: Card) -> None:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from idtool.engine.operator import Context
 from idtool.errors import MissingError, UsageError
-from idtool.generate.flux.checkpoint import check_base, check_ranks, read_card
+from idtool.generate.flux.checkpoint import Card, check_base, check_ranks, read_card
 from idtool.generate.flux.conditioned import ConditionMethod, ConditionSettings, parted
 from idtool.generate.method import Image, MethodSettings, Person, Request
 from idtool.models import parts, torch_runtime
@@ -49,7 +49,7 @@ class Dmid(ConditionMethod):
 
     def look(self) -> None:
         path, what = self.file("adapter")
-        self.card = read_card(path, "dmid", what)
+        self.card = read_card(path, "dmid", what, Card)
         check_base(self.card, self.spec.bindings["base"], what)
         if self.card.position_delta is None:
             raise MissingError(f"The card of {what} has no position_delta.", "Add it, as in training.")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from idtool.engine.operator import Context
 from idtool.generate.baselines import fitted
-from idtool.generate.flux.checkpoint import check_base, check_ranks, read_card
+from idtool.generate.flux.checkpoint import Card, check_base, check_ranks, read_card
 from idtool.generate.flux.method import FluxMethod
 from idtool.generate.method import Request
 from idtool.models import torch_runtime
@@ -33,7 +33,7 @@ class InstructIdentity(FluxMethod):
 
     def look(self) -> None:
         path, what = self.file("adapter")
-        self.card = read_card(path, "instruct-identity", what)
+        self.card = read_card(path, "instruct-identity", what, Card)
         check_base(self.card, self.spec.bindings["base"], what)
 
     def prepare(self, pipe: Any, context: Context) -> None:
