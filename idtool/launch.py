@@ -6,18 +6,26 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from idtool.engine.commit import sorted_batches
 from idtool.engine.executor import Executor
 from idtool.engine.local import LocalExecutor, available_cpus
+from idtool.engine.operator import KEPT
 from idtool.engine.plan import Planned, Upstream, state_of
 from idtool.engine.ray_executor import RayExecutor
 from idtool.engine.step import Binding
+from idtool.engine.table import KeptRows, Table, write_table
 from idtool.errors import Interrupted, MissingError
+from idtool.machine import find_cuda
 from idtool.media.paths import printable, without_login
 from idtool.models import addresses, lacking, obstacle, sources, weights
 from idtool.models.catalog import catalogue
@@ -90,6 +98,35 @@ def _hash(address: addresses.Address) -> str | None:
         path = sources.find(address)
         return sources.digest(path) if path is not None else None
     return None
+
+
+def choose_device(asked: str, of_profile: str) -> str:
+    """The device that models get. What is asked for is taken or refused, never replaced (DESIGN §3): MissingError
+    when it is CUDA and there is none."""
+    wanted = of_profile if asked == "auto" else asked
+    if wanted == "auto":
+        return "cuda" if find_cuda() else "cpu"
+    if wanted == "cuda" and find_cuda() is None:
+        who = "--device" if asked == "cuda" else "the profile"
+        raise MissingError(
+            f"{who} asks for cuda, but no CUDA device is here.",
+            "Use --device cpu, or --profile offline; `idtool doctor` shows what is found.",
+        )
+    return wanted
+
+
+def first_table(folder: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> Table:
+    """The rows that a run starts from, all kept, as a table in `folder` in id order. `schema`: with the outcome."""
+    pending = iter(rows)
+
+    def batches() -> Iterator[pa.Table]:
+        while batch := [{**row, "status": KEPT} for row in islice(pending, 4096)]:
+            yield pa.Table.from_pylist(batch, schema=schema)
+
+    unsorted = write_table(folder / "unsorted", batches(), schema)
+    table = write_table(folder / "table", sorted_batches(unsorted.files, schema, folder / "spool"), schema)
+    shutil.rmtree(unsorted.path)
+    return KeptRows(table.path)
 
 
 def recorded(text: str) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +15,17 @@ import pyarrow as pa
 from idtool import launch
 from idtool.config import ConfigFile, ResolvedRecipe, load_config
 from idtool.console import Reporter
-from idtool.curate.profiles import choose_device, choose_profile
+from idtool.curate.profiles import choose_profile
 from idtool.curate.registry import STEPS
 from idtool.curate.report import write_report
 from idtool.curate.request import CurateRequest
 from idtool.curate.sample import make_sample, sample_folder
-from idtool.engine.commit import sorted_batches
 from idtool.engine.fingerprint import IdDigest, fingerprint
-from idtool.engine.operator import KEPT, OUTCOME, Context
+from idtool.engine.operator import OUTCOME, Context
 from idtool.engine.plan import Planned, Upstream, plan_steps, state_of
 from idtool.engine.runner import Options, Runner
 from idtool.engine.step import Env, Step
-from idtool.engine.table import KeptRows, Table, write_table
+from idtool.engine.table import Table
 from idtool.errors import QualityError, RunFailed
 from idtool.media.paths import local
 from idtool.media.sources import SCHEMA, list_sources
@@ -57,7 +54,7 @@ def prepare(request: CurateRequest) -> Prepared:
     config: ConfigFile = load_config(request.config, STEPS, catalogue())
     recipe = config.resolve(request.recipe, request.sets)
     profile, reason = choose_profile(config, recipe, request.profile)
-    device = choose_device(request.device, config.profile(profile).device)
+    device = launch.choose_device(request.device, config.profile(profile).device)
     env = Env(profile, config.profile(profile).bindings(), request.seed, device)
     steps: list[tuple[str, Step]] = [(step.name, STEPS.get(step.kind)(step.settings, env)) for step in recipe.steps]
     return Prepared(recipe, profile, reason, device, plan_steps(steps, SOURCES_SCHEMA))
@@ -196,18 +193,9 @@ class _Sources:
     def upstream(self) -> Upstream:
         return Upstream("sources", self._digest.hexdigest())
 
-    def batches(self, size: int = 4096) -> Iterator[pa.Table]:
-        rows = iter(self)
-        while batch := [{**row, "status": KEPT} for row in islice(rows, size)]:
-            yield pa.Table.from_pylist(batch, schema=SOURCES_SCHEMA)
-
     def write(self, folder: Path) -> Table:
         """The listing as the run's first table, by id."""
-        unsorted = write_table(folder / "unsorted", self.batches(), SOURCES_SCHEMA)
-        ordered = sorted_batches(unsorted.files, SOURCES_SCHEMA, folder / "spool")
-        table = write_table(folder / "table", ordered, SOURCES_SCHEMA)
-        shutil.rmtree(unsorted.path)
-        return KeptRows(table.path)
+        return launch.first_table(folder, self, SOURCES_SCHEMA)
 
     def left_out(self) -> str | None:
         """What the listing passed over, in words, or None."""

@@ -1,4 +1,4 @@
-"""Which profile and which device: `auto` settled by what is really here, with the reason in words."""
+"""Which profile: `auto` settled by what is really here, with the reason in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from idtool.config import ConfigFile, ResolvedRecipe
 from idtool.curate.registry import STEPS
 from idtool.engine.step import Binding, Env
-from idtool.errors import MissingError
 from idtool.machine import find_cuda
 from idtool.models import lacking, obstacle
 
@@ -48,18 +47,3 @@ def _first_obstacle(bindings: Iterable[Binding]) -> str | None:
         if why is not None:
             return f"role {binding.role} is bound to {binding.model}, and {why}"
     return None
-
-
-def choose_device(asked: str, of_profile: str) -> str:
-    """The device that models get. What is asked for is taken or refused, never replaced (DESIGN §3): MissingError
-    when it is CUDA and there is none."""
-    wanted = of_profile if asked == "auto" else asked
-    if wanted == "auto":
-        return "cuda" if find_cuda() else "cpu"
-    if wanted == "cuda" and find_cuda() is None:
-        who = "--device" if asked == "cuda" else "the profile"
-        raise MissingError(
-            f"{who} asks for cuda, but no CUDA device is here.",
-            "Use --device cpu, or --profile offline; `idtool doctor` shows what is found.",
-        )
-    return wanted

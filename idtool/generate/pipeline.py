@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ import pyarrow as pa
 from idtool import launch
 from idtool.config import ConfigFile
 from idtool.console import Reporter
-from idtool.engine.commit import sorted_batches
 from idtool.engine.fingerprint import IdDigest, fingerprint
-from idtool.engine.operator import KEPT, OUTCOME, Context
+from idtool.engine.operator import OUTCOME, Context
 from idtool.engine.plan import Upstream, plan_steps
 from idtool.engine.runner import Options, Runner
 from idtool.engine.step import Env, Step
-from idtool.engine.table import KeptRows, Table, write_table
+from idtool.engine.table import Table
 from idtool.errors import MissingError, QualityError, RunFailed, UsageError
 from idtool.generate import methods
 from idtool.generate.gallery import write_gallery
@@ -70,7 +68,7 @@ def generate(file: ConfigFile, request: GenerateRequest, progress: Reporter) -> 
     if not request.wishes:
         raise UsageError("There is nothing to make.", "Give --prompt, or --requests FILE.")
     profile, reason = choose_profile(file, request.profile)
-    device = choose_device(request.device, file.config.profiles[profile].device)
+    device = launch.choose_device(request.device, file.config.profiles[profile].device)
     env = Env(profile, file.profile(profile).bindings(), 0, device)
     cls, spec = methods.resolve(file, request.method, request.settings)
     state, why = methods.state_of(cls, spec, env.bindings)
@@ -155,16 +153,6 @@ def choose_profile(file: ConfigFile, name: str) -> tuple[str, str]:
     return last, f"{', '.join(candidates) or 'nothing'} needs CUDA, and none is here"
 
 
-def choose_device(asked: str, of_profile: str) -> str:
-    """The device that models get, taken or refused, never replaced."""
-    wanted = of_profile if asked == "auto" else asked
-    if wanted == "auto":
-        return "cuda" if find_cuda() else "cpu"
-    if wanted == "cuda" and find_cuda() is None:
-        raise MissingError("cuda was asked for, but no CUDA device is here.", "Use --device cpu.")
-    return wanted
-
-
 def check_people(method: Method, wishes: Sequence[Wish]) -> None:
     """UsageError when no request fits the method: a table for two people and a method for one. Requests that fit in
     part are left to the rows."""
@@ -183,21 +171,13 @@ def write_requests(folder: Path, wishes: Sequence[Wish]) -> tuple[Table, Upstrea
     """The run's first table, by id, and what tells it from any other."""
     digest = IdDigest()
 
-    def batches() -> Any:
-        held: list[dict[str, Any]] = []
+    def told() -> Iterator[dict[str, Any]]:
         for one in rows(wishes):
             digest.update([f"{one['id']} {fingerprint(one)}"])
-            held.append({**one, "status": KEPT})
-            if len(held) == 4096:
-                yield pa.Table.from_pylist(held, schema=TABLE_SCHEMA)
-                held = []
-        if held:
-            yield pa.Table.from_pylist(held, schema=TABLE_SCHEMA)
+            yield one
 
-    unsorted = write_table(folder / "unsorted", batches(), TABLE_SCHEMA)
-    table = write_table(folder / "table", sorted_batches(unsorted.files, TABLE_SCHEMA, folder / "spool"), TABLE_SCHEMA)
-    shutil.rmtree(unsorted.path)
-    return KeptRows(table.path), Upstream("requests", digest.hexdigest())
+    table = launch.first_table(folder, told(), TABLE_SCHEMA)
+    return table, Upstream("requests", digest.hexdigest())
 
 
 def parse_settings(sets: Sequence[str]) -> dict[str, Any]:

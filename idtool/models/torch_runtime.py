@@ -91,12 +91,7 @@ def read_tensors(path: Path, inside: str | None = None) -> dict[str, Any]:
     """
     torch = import_torch()
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path, device="cpu")
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_file(path)
     except FileNotFoundError:
         raise MissingError(f"{path} does not exist.", "Check option `file` of the binding in pipelines.yaml.") from None
     # A damaged file makes the readers raise whatever their parsers do.
@@ -112,6 +107,15 @@ def read_tensors(path: Path, inside: str | None = None) -> dict[str, Any]:
     if not isinstance(state, Mapping) or not state or not all(torch.is_tensor(value) for value in state.values()):
         raise MissingError(f"{path} holds no state dict.", "Name a file of tensors by their names.")
     return dict(state)
+
+
+def read_file(path: Path) -> Any:
+    """What a `.safetensors` or PyTorch file holds, on the CPU; no pickle is executed. Errors are the reader's own."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path, device="cpu")
+    return import_torch().load(path, map_location="cpu", weights_only=True)
 
 
 def fill(network: Any, state: Mapping[str, Any], what: str, *, ignore: Sequence[str] = ()) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from idtool import launch
 from idtool.config import ConfigFile, ResolvedRecipe, Steps, load_config
 from idtool.curate import profiles
 from idtool.engine.step import Binding, Step
@@ -53,7 +54,8 @@ def made(steps: Steps, folder: Path, faces: str) -> tuple[ConfigFile, ResolvedRe
 
 
 def with_cuda(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiles, "find_cuda", lambda: name)
+    for module in (profiles, launch):
+        monkeypatch.setattr(module, "find_cuda", lambda: name)
 
 
 def test_auto_without_cuda_is_offline(steps: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +124,6 @@ def test_device_is_honoured_or_refused(
     with_cuda(cuda, monkeypatch)
     if chosen is None:
         with pytest.raises(MissingError, match="asks for cuda, but no CUDA device is here"):
-            profiles.choose_device(asked, of_profile)
+            launch.choose_device(asked, of_profile)
     else:
-        assert profiles.choose_device(asked, of_profile) == chosen
+        assert launch.choose_device(asked, of_profile) == chosen

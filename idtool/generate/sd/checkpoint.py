@@ -21,12 +21,7 @@ def sections(
     No pickle is executed. MissingError when a section is missing, unknown, empty or holds anything but tensors.
     """
     with torch_runtime.as_missing(what):
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path, device="cpu")
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch_runtime.read_file(path)
     found: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items() if isinstance(state, Mapping) else ():
         entries = value.items() if isinstance(value, Mapping) else [(str(name).partition(".")[2], value)]
