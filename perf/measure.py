@@ -76,8 +76,8 @@ class Bench:
     """The step on some images, in three ways."""
 
     def __init__(self, paths: Sequence[Path], measures: Sequence[str], folder: Path) -> None:
-        from idtool.curate.measure import MeasureSettings, MeasureStep
         from idtool.engine.operator import Context
+        from idtool.evaluate.measure import MeasureSettings, MeasureStep
 
         self.paths, self.names, self.folder = paths, list(measures), folder
         self.table = _rows(paths)

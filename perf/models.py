@@ -38,9 +38,9 @@ import pyarrow as pa  # noqa: E402
 import torch  # noqa: E402
 from model_sizes import SIZES, build  # noqa: E402
 
-from idtool.curate.measure import MeasureSettings, MeasureStep  # noqa: E402
 from idtool.engine.operator import Context  # noqa: E402
 from idtool.engine.step import Binding, Env  # noqa: E402
+from idtool.evaluate.measure import MeasureSettings, MeasureStep  # noqa: E402
 from idtool.media import images  # noqa: E402
 from idtool.models import load  # noqa: E402
 

@@ -11,6 +11,10 @@ from tests.zoo import Zoo
 
 REPO = Path(__file__).resolve().parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers are the parallelism: threads of PyTorch in each of them would fight over the same cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from idtool import launch
-from idtool.curate.measure import MeasureSettings, MeasureStep
 from idtool.engine.plan import Planned, Upstream, plan_steps
 from idtool.engine.step import Binding, Env
 from idtool.errors import MissingError
+from idtool.evaluate.measure import MeasureSettings, MeasureStep
 from tests.zoo import Zoo
 
 COLUMNS = pa.schema([pa.field(name, pa.string()) for name in ("id", "media", "width", "height")])

@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 
 from idtool.curate import prompts
 from idtool.curate.caption_pairs import PairCaptions
-from idtool.curate.resources import Gpus, resources
 from idtool.curate.template_caption import SIDES, TemplateCaptions
 from idtool.curate.vlm_caption import ROLE, Writer, why_not
 from idtool.engine.operator import Operator
@@ -22,6 +21,7 @@ from idtool.engine.step import Binding, Env, RowStep, Settings
 from idtool.errors import MissingError
 from idtool.media.limits import PILLOW_MAX_PIXELS
 from idtool.models.caption_checks import REASONS, Limits
+from idtool.models.resources import Gpus, resources
 
 By = Literal["auto", "template", "captioner", "column"]
 PROMPTS = {"caption": prompts.PERSON, "background": prompts.BACKGROUND}

@@ -11,11 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from idtool.curate.measure_rows import DecodeAhead, Decoded, decode, pixels_of
-from idtool.curate.measures.base import Image
 from idtool.curate.template_caption import SIDES, joined
 from idtool.curate.vlm_caption import Writer, known_names
 from idtool.engine.operator import Context, Operator, Resources, Row, is_fatal, is_out_of_memory, map_rows
+from idtool.evaluate.measure_rows import DecodeAhead, Decoded, decode, pixels_of
+from idtool.evaluate.measures.base import Image
 from idtool.models.caption_checks import Said
 
 REMEMBERED = 20_000

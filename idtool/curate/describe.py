@@ -13,14 +13,14 @@ import pyarrow as pa
 from pydantic import Field
 
 from idtool.curate import prompts
-from idtool.curate.measure_rows import MeasureRows
-from idtool.curate.measures.base import Item, Measure, Values, column
-from idtool.curate.resources import Gpus, resources
 from idtool.curate.vlm_caption import ROLE, Writer, known_names, why_not
 from idtool.engine.operator import Context, Operator
 from idtool.engine.step import Binding, Env, RowStep, Settings
+from idtool.evaluate.measure_rows import MeasureRows
+from idtool.evaluate.measures.base import Item, Measure, Values, column
 from idtool.media.limits import PILLOW_MAX_PIXELS
 from idtool.models.caption_checks import REASONS, Limits
+from idtool.models.resources import Gpus, resources
 
 PROMPTS = {"caption": prompts.FGID_PERSON, "face_caption": prompts.FGID_FEATURES}
 _WHY = f"why there is none: refused, {REASONS}, or what was missing"

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from idtool.curate.ingest import WRITES as INGESTED
-from idtool.curate.measures.base import column
 from idtool.curate.remote import on_disk
 from idtool.engine.operator import KEPT, OUTCOME, Context, Operator, Rejected, Row, map_rows, output_schema
 from idtool.engine.step import Env, RowStep, Settings
+from idtool.evaluate.measures.base import column
 from idtool.media.limits import PILLOW_MAX_PIXELS, Limits
 
 WRITES = pa.schema(

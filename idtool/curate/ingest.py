@@ -18,11 +18,11 @@ import pyarrow as pa
 from pydantic import Field
 
 from idtool.curate.exact import mark_exact
-from idtool.curate.measures.base import column
 from idtool.curate.remote import on_disk
 from idtool.engine.operator import Context, Operator, Rejected, Row, map_rows
 from idtool.engine.step import Env, RowStep, Settings
 from idtool.engine.table import Table
+from idtool.evaluate.measures.base import column
 from idtool.media.limits import MIB, PILLOW_MAX_PIXELS, Limits, check_bytes
 
 Copy = Literal["auto", "always", "never"]

@@ -19,7 +19,6 @@ from idtool.curate.profiles import choose_profile
 from idtool.curate.registry import STEPS
 from idtool.curate.report import write_report
 from idtool.curate.request import CurateRequest
-from idtool.curate.sample import make_sample, sample_folder
 from idtool.engine.fingerprint import IdDigest, fingerprint
 from idtool.engine.operator import OUTCOME, Context
 from idtool.engine.plan import Planned, Upstream, plan_steps, state_of
@@ -32,6 +31,7 @@ from idtool.media.sources import SCHEMA, list_sources
 from idtool.models.catalog import catalogue
 from idtool.models.weights import cache_dir
 from idtool.run import Run
+from idtool.sample import make_sample, sample_folder
 
 SOURCES_SCHEMA = pa.schema([*SCHEMA, *OUTCOME])
 

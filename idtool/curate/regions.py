@@ -15,13 +15,13 @@ import pyarrow as pa
 from pydantic import Field
 
 from idtool.curate import region_images
-from idtool.curate.measure_rows import MeasureRows
-from idtool.curate.measures.base import Item, Measure, Values, column
-from idtool.curate.resources import Gpus, resources
 from idtool.engine.operator import Context, Operator, Rejected
 from idtool.engine.step import Binding, Env, RowStep, Settings
+from idtool.evaluate.measure_rows import MeasureRows
+from idtool.evaluate.measures.base import Item, Measure, Values, column
 from idtool.media.limits import PILLOW_MAX_PIXELS
 from idtool.models.parts import PARTS, REGIONS
+from idtool.models.resources import Gpus, resources
 
 ROLE = "parser"
 

@@ -13,7 +13,7 @@ STEPS: Registry[type[Step]] = Registry(
         "inpaint": "idtool.curate.pending:Inpaint",
         "swap": "idtool.curate.pending:Swap",
         "frames": "idtool.curate.frames:Frames",
-        "measure": "idtool.curate.measure:MeasureStep",
+        "measure": "idtool.evaluate.measure:MeasureStep",
         "gate": "idtool.curate.gate:Gate",
         "dedup": "idtool.curate.dedup:Dedup",
         "identify": "idtool.curate.identify:Identify",

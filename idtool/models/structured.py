@@ -19,7 +19,7 @@ LENGTH = 200_000
 """Characters of an answer that are looked at; a longer one is no answer."""
 _STRINGS = json.JSONDecoder(strict=False)
 _SPACE = re.compile(r"\s*")
-_FIELD = re.compile(r"\{\s*[\"'][^\"'{}]{0,100}[\"']\s*:")
+_FIELD = re.compile(r"\{\s*(?:\"(?:[^\"\\]|\\.){0,100}\"|'[^'{}]{0,100}')\s*:")
 """The beginning of an object that is no prose."""
 _WORD = re.compile(r"true|false|null|True|False|None")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,300})(?:\.\d{1,300})?(?:[eE][+-]?\d{1,4})?(?![\w.])")

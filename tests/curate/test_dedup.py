@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from idtool.curate.dedup import Dedup, DedupSettings, Perceptual, near_copies
 from idtool.curate.hamming import close_pairs
-from idtool.curate.measures.pixels import measure
 from idtool.engine.table import KeptRows
+from idtool.evaluate.measures.pixels import measure
 from tests.curate.tables import OFFLINE, run, stored
 
 HASHES = st.integers(0, 2**64 - 1)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from idtool.cli import app
 from idtool.curate import pipeline
-from idtool.curate.measures.pixels import Pixels
+from idtool.evaluate.measures.pixels import Pixels
 from tests.curate import fake_run
 
 CONFIG = Path(__file__).resolve().parents[1] / "cheap.yaml"

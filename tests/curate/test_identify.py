@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from idtool.curate.identify import WRITES, Identify, IdentifySettings, same_person
-from idtool.curate.measure import MeasureSettings, MeasureStep
 from idtool.engine.operator import Context
 from idtool.engine.step import Binding, Env, TableContext
 from idtool.engine.table import KeptRows
 from idtool.errors import MissingError, UsageError
+from idtool.evaluate.measure import MeasureSettings, MeasureStep
 from idtool.models import weights
 from tests.curate.people import ENV, frame, image_id, person, photo, table
 from tests.curate.tables import joined, stored

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from idtool.curate.measure import MeasureSettings, MeasureStep, in_order
-from idtool.curate.measure_rows import MeasureRows
-from idtool.curate.measures import MEASURES, base
-from idtool.curate.measures.base import FaceMeasure, Item, Measure, Values, column
-from idtool.curate.measures.faces import describe
-from idtool.curate.resources import resources
 from idtool.engine.operator import Context, Rejected
 from idtool.engine.step import Binding, Env
 from idtool.errors import MissingError, UsageError
+from idtool.evaluate.measure import MeasureSettings, MeasureStep, in_order
+from idtool.evaluate.measure_rows import MeasureRows
+from idtool.evaluate.measures import MEASURES, base
+from idtool.evaluate.measures.base import FaceMeasure, Item, Measure, Values, column
+from idtool.evaluate.measures.faces import describe
+from idtool.models.resources import resources
 from tests.curate.tables import OFFLINE
 
 MODELS = {
@@ -209,7 +209,7 @@ def test_images_are_decoded_once_ahead_and_few_are_held(tmp_path: Path, monkeypa
 
 
 def test_large_images_are_held_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import idtool.curate.measure_rows as module
+    import idtool.evaluate.measure_rows as module
 
     monkeypatch.setattr(module, "PIXEL_BUDGET", 2000)
     Mean.sizes.clear()
@@ -290,7 +290,7 @@ def test_a_face_measure_is_left_out_where_an_earlier_step_left_out_faces() -> No
 def test_the_second_judge_needs_a_second_network() -> None:
     one = Env("one", {**MODELS, "identity": MODELS["identity"][:1]})
     assert step("faces", "identity2", env=one).left_out() == {
-        "identity2": "needs a second model for role identity; profile one binds one"
+        "identity2": "needs model 2 for role identity; profile one binds 1"
     }
 
 
@@ -421,7 +421,7 @@ def test_sharpness_falls_with_blur_and_hardly_changes_with_size() -> None:
 def test_one_real_photo_in_four_sizes_is_about_as_sharp(fixtures: Path) -> None:
     import cv2
 
-    from idtool.curate.measures.pixels import sharpness
+    from idtool.evaluate.measures.pixels import sharpness
 
     paths = [fixtures / "hard" / f"same_image_{side}p.jpg" for side in (1080, 720, 480)]
     values = [sharpness(np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.uint8)) for path in paths]
@@ -451,7 +451,7 @@ def test_the_hash_survives_compression_and_resizing_and_knows_its_mirror() -> No
     import cv2
     from PIL import Image
 
-    from idtool.curate.measures.pixels import measure
+    from idtool.evaluate.measures.pixels import measure
 
     image = photo()
     buffer = io.BytesIO()
@@ -469,7 +469,7 @@ def test_the_hash_is_the_published_one() -> None:
     """Against a plain DCT-II written out from its definition."""
     import cv2
 
-    from idtool.curate.measures.pixels import hashes
+    from idtool.evaluate.measures.pixels import hashes
 
     luma = cv2.cvtColor(photo(), cv2.COLOR_RGB2GRAY)
     small = cv2.resize(luma, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float64)
@@ -488,7 +488,7 @@ def test_the_operator_costs_little_more_than_decoding_and_measuring(tmp_path: Pa
     for k in range(24):
         Image.fromarray(photo(768, seed=k)).save(tmp_path / f"{k:02d}.jpg", quality=90)
     paths = sorted(tmp_path.glob("*.jpg"))
-    from idtool.curate.measures.pixels import measure
+    from idtool.evaluate.measures.pixels import measure
     from idtool.media.images import decode
 
     bare = min(_seconds(lambda: [measure(decode(path.read_bytes())) for path in paths]) for _ in range(2))

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from idtool.curate.measure import MeasureSettings, MeasureStep
 from idtool.engine.operator import Context
 from idtool.engine.step import Binding, Env
+from idtool.evaluate.measure import MeasureSettings, MeasureStep
 
 pytestmark = [pytest.mark.offline_weights, pytest.mark.fixtures]
 

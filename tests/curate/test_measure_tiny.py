@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from idtool.curate.measure import MeasureSettings, MeasureStep
-from idtool.curate.measures.base import Item, looked_at, score, scores, vectors
-from idtool.curate.measures.expression import Expression
-from idtool.curate.measures.identity import Identity, Identity2
-from idtool.curate.measures.nsfw import Nsfw
 from idtool.engine.operator import Context
 from idtool.engine.step import Binding, Env
+from idtool.evaluate.measure import MeasureSettings, MeasureStep
+from idtool.evaluate.measures.base import Item, looked_at, score, scores, vectors
+from idtool.evaluate.measures.expression import Expression
+from idtool.evaluate.measures.identity import Identity, Identity2
+from idtool.evaluate.measures.nsfw import Nsfw
 from idtool.models import load
 from idtool.models.parts import REGIONS
 from tests.zoo import Zoo, profile

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from idtool.curate.measures import MEASURES
-from idtool.curate.measures.base import Measure
 from idtool.curate.registry import STEPS
 from idtool.engine.step import Binding, Env, RowStep, Settings, Step
 from idtool.errors import UsageError
+from idtool.evaluate.measures import MEASURES
+from idtool.evaluate.measures.base import Measure
 
 
 @pytest.mark.parametrize("name", list(STEPS))
@@ -41,7 +41,7 @@ def test_steps_and_measures_import_without_models_or_decoders() -> None:
     code = """
 import sys
 from typing import Any
-from idtool.curate.measures import MEASURES
+from idtool.evaluate.measures import MEASURES
 from idtool.curate.registry import STEPS
 for name in STEPS:
     STEPS.get(name)

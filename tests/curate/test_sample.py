@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from idtool.curate import sample, synthetic
-from idtool.curate.sample import COLUMNS, make_sample
-from idtool.curate.synthetic import write_mp4
+from idtool import sample
 from idtool.errors import RunFailed, UsageError
 from idtool.models.faces import Scrfd
 from idtool.models.identity import ArcFaceMobile, align
+from idtool.sample import COLUMNS, make_sample, synthetic
+from idtool.sample.synthetic import write_mp4
 
 pytestmark = pytest.mark.offline_weights
 

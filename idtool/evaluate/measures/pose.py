@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from idtool.curate.measures.base import FaceMeasure, Item, Values, column
+from idtool.evaluate.measures.base import FaceMeasure, Item, Values, column
 
 ANGLES = ("pose_yaw", "pose_pitch", "pose_roll")
 

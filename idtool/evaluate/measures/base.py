@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from idtool.engine.operator import Context
 from idtool.engine.step import Binding, Env
+from idtool.errors import UsageError
 
 if TYPE_CHECKING:
     from idtool.models.faces import Face
@@ -59,15 +60,28 @@ class Item:
         return crop
 
 
+@dataclass(eq=False)
+class SampleItem(Item):
+    """An image together with what it was made from."""
+
+    references: tuple[Image, ...] = ()
+    """The reference pictures, RGB uint8, in the order of the row's `references`. The prompt is `row["prompt"]`."""
+
+
 class Measure(ABC):
     """Computes columns from images. Pickled to workers before `load`; afterwards called from several threads."""
 
     name: ClassVar[str]
+    kind: ClassVar[Literal["image", "text", "sample"]] = "image"
+    """What it looks at: one image; a text (`Item.row["text"]`); or an image with its references and its prompt
+    (`SampleItem`). Recipes of curation have images only."""
     version: ClassVar[int] = 1
     """Raised whenever the values change for the same image: stored ones are then stale."""
     summary: ClassVar[str]
     role: ClassVar[str | None] = None
     """The model role that it needs."""
+    also: ClassVar[tuple[str, ...]] = ()
+    """Further roles that it needs the main model of; they are `self.models[role]`."""
     rank: ClassVar[int] = 0
     """Which of the models bound to the role: 0 the main one, 1 the second."""
     reads: ClassVar[tuple[str, ...]] = ()
@@ -76,8 +90,18 @@ class Measure(ABC):
     """Columns that it takes into account where they are there, and does without where they are not."""
     writes: ClassVar[pa.Schema]
 
-    def __init__(self, binding: Binding | None = None) -> None:
+    def __init__(self, binding: Binding | None = None, further: Mapping[str, Binding] | None = None) -> None:
         self.binding = binding
+        self.further = dict(further or {})
+
+    @classmethod
+    def made(cls, env: Env) -> Measure:
+        """The measure on the profile's models, not loaded."""
+        return cls(cls.bound(env), {role: env.require(role) for role in cls.also})
+
+    def bindings(self) -> list[Binding]:
+        """Every model that its values come from."""
+        return [*([self.binding] if self.binding else []), *self.further.values()]
 
     @classmethod
     def bound(cls, env: Env) -> Binding | None:
@@ -92,12 +116,18 @@ class Measure(ABC):
             return None
         binding = cls.bound(env)
         if binding is None:
-            second = f"a second model for role {cls.role}; profile {env.profile} binds one"
-            return f"needs {second if env.has(cls.role) else f'role {cls.role}; profile {env.profile} binds none'}"
+            bound = len(env.all(cls.role))
+            further = f"model {cls.rank + 1} for role {cls.role}; profile {env.profile} binds {bound}"
+            return f"needs {further if bound else f'role {cls.role}; profile {env.profile} binds none'}"
+        for role in cls.also:
+            if not env.has(role):
+                return f"needs role {role}; profile {env.profile} binds none"
         from idtool.models import obstacle
 
-        why = obstacle(binding)
-        return f"role {cls.role} is bound to {binding.model}, and {why}" if why else None
+        for one in cls.made(env).bindings():
+            if why := obstacle(one):
+                return f"role {one.role} is bound to {one.model}, and {why}"
+        return None
 
     def config(self) -> dict[str, Any]:
         """What the values depend on: code version and model. Thresholds are not part of it."""
@@ -110,14 +140,26 @@ class Measure(ABC):
             }
             if self.binding.sha256:
                 config["sha256"] = self.binding.sha256
+        if self.further:
+            config["further"] = {
+                role: [one.model, one.revision, dict(one.options), one.sha256] for role, one in self.further.items()
+            }
         return config
 
     def load(self, context: Context) -> None:
-        """Get the model ready; called once per worker."""
-        if self.binding:
-            from idtool.models import load
+        """Get the models ready; called once per worker."""
+        from idtool.models import load
 
+        if self.binding:
             self.model: Any = load(self.binding, device=context.device, threads=context.threads)
+        self.models: dict[str, Any] = {
+            role: load(one, device=context.device, threads=context.threads) for role, one in self.further.items()
+        }
+
+    def networks(self) -> dict[str, Any]:
+        """Role -> network, after `load`."""
+        main = {self.role: self.model} if self.role and self.binding else {}
+        return {**main, **self.models}
 
     @abstractmethod
     def __call__(self, items: Sequence[Item]) -> Sequence[Values | Exception]:
@@ -187,3 +229,23 @@ def scores(model: Any, items: Sequence[Item]) -> Floats:
     if backbone is None:
         return np.asarray(model.score([item.image for item in items]), np.float32)
     return np.asarray(model.score_embeddings(looked_at(items, backbone, backbone.images)), np.float32)
+
+
+def in_order(classes: list[type[Measure]]) -> list[type[Measure]]:
+    """The measures so that each comes after those whose columns it reads; otherwise by name, so that the order
+    in which they are listed changes nothing."""
+    writer = {name: cls for cls in classes for name in cls.writes.names}
+    ordered: list[type[Measure]] = []
+
+    def add(cls: type[Measure], path: tuple[type[Measure], ...]) -> None:
+        if cls in path:
+            raise UsageError(f"Measures {', '.join(c.name for c in path)} need each other.", "Take one of them out.")
+        for name in (*cls.reads, *cls.uses):
+            if name in writer and writer[name] is not cls:
+                add(writer[name], (*path, cls))
+        if cls not in ordered:
+            ordered.append(cls)
+
+    for cls in sorted(classes, key=lambda cls: cls.name):
+        add(cls, ())
+    return ordered

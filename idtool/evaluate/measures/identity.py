@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from idtool.curate.measures.base import VECTOR, FaceMeasure, Floats, Image, Item, Values, column
+from idtool.evaluate.measures.base import VECTOR, FaceMeasure, Floats, Image, Item, Values, column
 
 THUMB = 32
 CACHED = "arcface-112"

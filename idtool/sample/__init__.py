@@ -13,9 +13,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from idtool.curate.synthetic import Announce, Maker, settings
 from idtool.errors import UsageError
 from idtool.models.portraits import MobileStyleGan
+from idtool.sample.synthetic import Announce, Maker, settings
 
 COLUMNS = ("path", "identity", "source", "licence", "consent")
 SOURCE = "idtool synthetic sample"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from idtool.curate.measures.base import Item, Measure, Values, column, score, scores
+from idtool.evaluate.measures.base import Item, Measure, Values, column, score, scores
 
 
 class Iqa(Measure):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from idtool.curate.measures.base import FaceMeasure, Item, Values, column
+from idtool.evaluate.measures.base import FaceMeasure, Item, Values, column
 
 
 class Landmarks(FaceMeasure):

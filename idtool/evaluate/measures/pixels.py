@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from idtool.curate.measures.base import Image, Item, Measure, Values, column
+from idtool.evaluate.measures.base import Image, Item, Measure, Values, column
 from idtool.media.shrink import halved
 
 SHARPNESS_SIDE = 512

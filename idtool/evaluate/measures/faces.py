@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from idtool.curate.measures.base import Item, Measure, Values, column
+from idtool.evaluate.measures.base import Item, Measure, Values, column
 
 
 class Faces(Measure):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from idtool.curate.measures.base import VECTOR, Item, Measure, Values, column, looked_at, vectors
+from idtool.evaluate.measures.base import VECTOR, Item, Measure, Values, column, looked_at, vectors
 
 
 class Clip(Measure):

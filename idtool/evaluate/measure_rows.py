@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from idtool.curate.measures.base import Image, Item, Measure, Values
 from idtool.engine.operator import OUTCOME, Context, Operator, Resources, is_fatal, is_out_of_memory, outcome_of
+from idtool.evaluate.measures.base import Image, Item, Measure, Values
 
 DECODERS = 2
 """Threads that decode ahead, per call."""
@@ -53,6 +53,10 @@ class MeasureRows(Operator):
         # Workers are the parallelism; OpenCV would start a thread per core in each of them.
         cv2.setNumThreads(max(1, context.threads))
         self.store_root = Path(context.run_dir) / "media"
+        self.load_measures(context)
+
+    def load_measures(self, context: Context) -> None:
+        """Get the networks ready."""
         for measure in self.measures:
             measure.load(context)
 

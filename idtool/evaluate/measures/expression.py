@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from idtool.curate.measures.base import FaceMeasure, Item, Values, column
+from idtool.evaluate.measures.base import FaceMeasure, Item, Values, column
 from idtool.models.expression import EXPRESSIONS
 
 

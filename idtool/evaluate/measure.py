@@ -8,14 +8,14 @@ from typing import Annotated, Any, ClassVar
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from idtool.curate.measure_rows import MeasureRows
-from idtool.curate.measures import MEASURES
-from idtool.curate.measures.base import Measure
-from idtool.curate.resources import Gpus, resources
 from idtool.engine.operator import Operator
 from idtool.engine.step import Binding, Env, RowStep, Settings
 from idtool.errors import UsageError
+from idtool.evaluate.measure_rows import MeasureRows
+from idtool.evaluate.measures import MEASURES
+from idtool.evaluate.measures.base import Measure, in_order
 from idtool.media.limits import PILLOW_MAX_PIXELS
+from idtool.models.resources import Gpus, resources
 
 Scalar = bool | int | float | str
 
@@ -110,31 +110,10 @@ class MeasureStep(RowStep):
         return {"settings": self.settings.model_dump(mode="json", exclude={"measures", "batch", "gpus"})}
 
     def models(self) -> list[Binding]:
-        bindings = [cls.bound(self.env) for cls in self._made()]
-        return [binding for binding in bindings if binding]
+        return [binding for cls in self._made() for binding in cls.made(self.env).bindings()]
 
     def operators(self) -> list[Operator]:
         settings = self.settings
-        made = [cls(cls.bound(self.env)) for cls in self._made()]
-        need = resources(self.env, [measure.binding for measure in made], settings.gpus)
+        made = [cls.made(self.env) for cls in self._made()]
+        need = resources(self.env, self.models(), settings.gpus)
         return [MeasureRows(made, settings.where, settings.batch, settings.max_pixels, need)]
-
-
-def in_order(classes: list[type[Measure]]) -> list[type[Measure]]:
-    """The measures so that each comes after those whose columns it reads; otherwise by name, so that the order
-    in which they are listed changes nothing."""
-    writer = {name: cls for cls in classes for name in cls.writes.names}
-    ordered: list[type[Measure]] = []
-
-    def add(cls: type[Measure], path: tuple[type[Measure], ...]) -> None:
-        if cls in path:
-            raise UsageError(f"Measures {', '.join(c.name for c in path)} need each other.", "Take one of them out.")
-        for name in (*cls.reads, *cls.uses):
-            if name in writer and writer[name] is not cls:
-                add(writer[name], (*path, cls))
-        if cls not in ordered:
-            ordered.append(cls)
-
-    for cls in sorted(classes, key=lambda cls: cls.name):
-        add(cls, ())
-    return ordered
