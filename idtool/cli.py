@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from idtool.commands import curate, generate, inspect, models, recipes, setup
+from idtool.commands import curate, evaluate, generate, inspect, models, nightly, recipes, setup
 from idtool.commands.errors import Commands
 from idtool.commands.shared import Verbosity
 from idtool.errors import Interrupted
@@ -60,9 +60,16 @@ app.command("doctor")(setup.doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(generate.app, name="methods")
+app.add_typer(evaluate.metrics_app, name="metrics")
+app.add_typer(evaluate.suites_app, name="suites")
 app.command("plan")(curate.plan)
 app.command("curate")(curate.curate)
 app.command("generate")(generate.generate)
+app.command("evaluate")(evaluate.evaluate)
+app.command("bench")(evaluate.bench)
+app.command("compare")(evaluate.compare)
+app.command("audit")(evaluate.audit)
+app.command("nightly")(nightly.nightly)
 app.command("tune")(inspect.tune)
 app.command("explain")(inspect.explain)
 app.command("report")(inspect.report)

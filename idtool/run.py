@@ -75,18 +75,7 @@ class Run:
 
     def lock(self) -> None:
         """Keep other processes from writing to this run. The system lets go when the process ends, however."""
-        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-            os.close(handle)
-            raise UsageError(
-                f"{self.path} is in use by {holder}.", "Wait for it, or choose another --output."
-            ) from None
-        os.truncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        self._lock = handle
+        self._lock = lock_folder(self.path)
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -141,6 +130,20 @@ class Run:
         self.manifest.update(changes)
         self.manifest["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(self.path / MANIFEST, self.manifest)
+
+
+def lock_folder(path: Path) -> int:
+    """A handle that keeps other processes from locking the folder until it is closed. UsageError when one has."""
+    handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+        os.close(handle)
+        raise UsageError(f"{path} is in use by {holder}.", "Wait for it, or choose another --output.") from None
+    os.truncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    return handle
 
 
 def write_json(path: Path, content: Any) -> None:

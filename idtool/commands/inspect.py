@@ -47,12 +47,44 @@ def explain(
     emit(story.explain(run, item), as_json, show.explained)
 
 
-def report(run: RunDir, as_json: Json = False) -> None:
-    """Write the run's report.html again."""
+def report(
+    what: Annotated[str, typer.Argument(metavar="RUN|BENCH|trend", help="A run, a benchmark, or the word trend.")],
+    store: Annotated[
+        str | None,
+        typer.Argument(metavar="STORE", help="With trend: the store of `idtool nightly`.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="With trend: the page.", show_default="trend.html"),
+    ] = None,
+    send: Annotated[
+        list[str] | None,
+        typer.Option("--send", metavar="mlflow|wandb|trackio", help="Send a benchmark's numbers there; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's or a benchmark's reports again; or draw the history of nightly benchmarks."""
     from idtool.commands import show
+
+    if what == "trend":
+        from idtool.evaluate.report.trend import write_trend
+
+        if store is None:
+            raise UsageError("report trend needs the store of nightly results.", "idtool report trend STORE")
+        emit({"report": str(write_trend(store, output or Path("trend.html")))}, as_json, show.facts)
+        return
+    folder = Path(what)
+    if (folder / "bench.json").is_file():
+        from idtool.evaluate.metrics.charis import DERIVED
+        from idtool.evaluate.report import write_reports
+        from idtool.evaluate.report.sinks import send as send_to
+
+        told = {name: str(path) for name, path in write_reports(folder, derived=DERIVED).items()}
+        emit({**told, **{name: send_to(folder, name) for name in send or ()}}, as_json, show.facts)
+        return
     from idtool.curate.report import write_report
 
-    emit({"report": str(write_report(run))}, as_json, show.facts)
+    emit({"report": str(write_report(folder))}, as_json, show.facts)
 
 
 def export(

@@ -22,18 +22,20 @@ class _Console(Console):
         raise BrokenPipeError  # as a plain write does; Rich would exit 1, which says that the command failed
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Where results go."""
     # Off a terminal nothing is cut: a log or a pipe has no width.
     return _Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 200, soft_wrap=False)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[str] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[str] = ()) -> Table:
+    """A plain table of rows; columns named in `right` hold numbers."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(_plain(cell)) for cell in row))
-    return table
+        made.add_row(*(cell if isinstance(cell, Text) else Text(_plain(cell)) for cell in row))
+    return made
 
 
 def _plain(value: Any) -> str:
@@ -59,7 +61,7 @@ def text(result: str) -> None:
 
 def facts(result: Mapping[str, Any]) -> None:
     """A line per fact; nested ones indented."""
-    _console().print(Text("\n".join(_lines(result))))
+    console().print(Text("\n".join(_lines(result))))
 
 
 def _lines(result: Mapping[str, Any], indent: str = "") -> Iterable[str]:
@@ -74,7 +76,7 @@ def _lines(result: Mapping[str, Any], indent: str = "") -> Iterable[str]:
 def records(result: Sequence[Mapping[str, Any]]) -> None:
     """A table with the keys of the first record as its columns."""
     if result:
-        _console().print(_table(list(result[0]), [list(record.values()) for record in result]))
+        console().print(table(list(result[0]), [list(record.values()) for record in result]))
 
 
 def doctor(result: Mapping[str, Any]) -> None:
@@ -83,7 +85,7 @@ def doctor(result: Mapping[str, Any]) -> None:
         (Text(*MARKS[check["status"]]), check["name"], "\n".join(filter(None, (check["found"], check["advice"]))))
         for check in result["checks"]
     ]
-    _console().print(_table(("", "", "found"), rows))
+    console().print(table(("", "", "found"), rows))
 
 
 def models(result: Sequence[Mapping[str, Any]]) -> None:
@@ -101,17 +103,17 @@ def models(result: Sequence[Mapping[str, Any]]) -> None:
         for row in result
     ]
     columns = ("role", "model", "state", "size", "memory", "commercial use", "licence")
-    _console().print(_table(columns, rows, ("size", "memory")))
+    console().print(table(columns, rows, ("size", "memory")))
 
 
 def pulled(result: Mapping[str, Any]) -> None:
     """What a pull did."""
-    console = _console()
-    console.print(Text(f"here: {_plain(result['models'])} ({_megabytes(result['downloaded'])} downloaded)"))
+    out = console()
+    out.print(Text(f"here: {_plain(result['models'])} ({_megabytes(result['downloaded'])} downloaded)"))
     for model, why in result["left_out"].items():
-        console.print(Text(f"left out: {model}, {why}"))
+        out.print(Text(f"left out: {model}, {why}"))
     for model, why in result["failed"].items():
-        console.print(Text(f"failed: {model}: {why}", "bold red"))
+        out.print(Text(f"failed: {model}: {why}", "bold red"))
 
 
 def checked(result: Sequence[Mapping[str, Any]]) -> None:
@@ -127,33 +129,33 @@ def checked(result: Sequence[Mapping[str, Any]]) -> None:
         )
         for row in result
     ]
-    _console().print(_table(("", "role", "model", "load", "run", "found"), rows, ("load", "run")))
+    console().print(table(("", "role", "model", "load", "run", "found"), rows, ("load", "run")))
 
 
 def calibrated(result: Sequence[Mapping[str, Any]]) -> None:
     """Thresholds of each network at the false match rates that were asked for, and the line for pipelines.yaml."""
-    console = _console()
+    out = console()
     for one in result:
         title = f"{one['model']}: {one['photos']} photos of {one['people']} people, "
         title += f"{one['genuine']} pairs of one person, {one['impostor']} of two"
-        console.print(Text(title, "bold"))
-        console.print(Text(f"AUC {one['auc']:.5f}, equal error rate {one['eer']:.4f} at {one['eer_threshold']:.3f}"))
+        out.print(Text(title, "bold"))
+        out.print(Text(f"AUC {one['auc']:.5f}, equal error rate {one['eer']:.4f} at {one['eer_threshold']:.3f}"))
         for kind in ("genuine", "impostor"):
             spread = one["cosines"][kind]
-            console.print(Text(f"{kind}: mean {spread['mean']:.2f}, {spread['least']:.2f} to {spread['most']:.2f}"))
+            out.print(Text(f"{kind}: mean {spread['mean']:.2f}, {spread['least']:.2f} to {spread['most']:.2f}"))
         rows = [
             (at["fmr"], at["threshold"], at["measured_fmr"], at["fnmr"], _between(at), at["reason"])
             for at in one["thresholds"]
         ]
         numbers = ("FMR", "threshold", "measured FMR", "FNMR")
-        console.print(_table((*numbers, "95 %", ""), rows, numbers))
+        out.print(table((*numbers, "95 %", ""), rows, numbers))
         for name, why in list(one["left_out"].items())[:8]:
-            console.print(Text(f"left out: {name}, {why}"))
+            out.print(Text(f"left out: {name}, {why}"))
         if len(one["left_out"]) > 8:
-            console.print(Text(f"left out: {len(one['left_out']) - 8} more"))
+            out.print(Text(f"left out: {len(one['left_out']) - 8} more"))
         if one["several_faces"]:
-            console.print(Text(f"{len(one['several_faces'])} photos show several faces; the largest was taken"))
-        console.print(Text(f"{one['yaml']}\nkept in {one['stored']}\n"))
+            out.print(Text(f"{len(one['several_faces'])} photos show several faces; the largest was taken"))
+        out.print(Text(f"{one['yaml']}\nkept in {one['stored']}\n"))
 
 
 def _between(at: Mapping[str, Any]) -> str:
@@ -162,9 +164,9 @@ def _between(at: Mapping[str, Any]) -> str:
 
 def plan(result: Mapping[str, Any]) -> None:
     """What would run, what is done, what is skipped, and why."""
-    console = _console()
-    console.print(Text(f"recipe {result['recipe']} of {result['source']}, into {result['output']}"))
-    console.print(Text(f"profile {result['profile']} on {result['device']}: {result['profile_reason']}"))
+    out = console()
+    out.print(Text(f"recipe {result['recipe']} of {result['source']}, into {result['output']}"))
+    out.print(Text(f"profile {result['profile']} on {result['device']}: {result['profile_reason']}"))
     rows = [
         (
             step["index"],
@@ -175,7 +177,7 @@ def plan(result: Mapping[str, Any]) -> None:
         )
         for step in result["steps"]
     ]
-    console.print(_table(("", "step", "state", "why", "models"), rows))
+    out.print(table(("", "step", "state", "why", "models"), rows))
 
 
 def curated(result: Mapping[str, Any]) -> None:
@@ -190,11 +192,11 @@ def curated(result: Mapping[str, Any]) -> None:
         took = duration(step["seconds"]) if "seconds" in step else ""
         rows.append((step["index"], step["name"], *counts, took, ", ".join(f"{name} {n}" for name, n in top)))
     numbers = ("rows in", "kept", "rejected", "errors", "time")
-    console = _console()
-    console.print(_table(("", "step", *numbers, "why"), rows, numbers))
+    out = console()
+    out.print(table(("", "step", *numbers, "why"), rows, numbers))
     for name in ("dataset", "report", "run"):
         if result.get(name):
-            console.print(Text(f"{name}: {result[name]}"))
+            out.print(Text(f"{name}: {result[name]}"))
 
 
 def methods(result: Sequence[Mapping[str, Any]]) -> None:
@@ -212,57 +214,57 @@ def methods(result: Sequence[Mapping[str, Any]]) -> None:
         for row in result
     ]
     columns = ("method", "people", "reference", "size", "memory", "conditions on", "state")
-    _console().print(_table(columns, rows, ("memory",)))
+    console().print(table(columns, rows, ("memory",)))
 
 
 def generated(result: Mapping[str, Any]) -> None:
     """What a generation run made, and where it is."""
     curated(result)
-    console = _console()
+    out = console()
     for path in result["images"][:8]:
-        console.print(Text(path))
+        out.print(Text(path))
     if len(result["images"]) > 8:
-        console.print(Text(f"… and {len(result['images']) - 8} more"))
+        out.print(Text(f"… and {len(result['images']) - 8} more"))
     if result["gallery"]:
-        console.print(Text(f"gallery: {result['gallery']}"))
+        out.print(Text(f"gallery: {result['gallery']}"))
 
 
 def tuned(result: Mapping[str, Any]) -> None:
     """A table per curve, then the joint yields."""
-    console = _console()
+    out = console()
     for curve in result["curves"]:
         unit = f" {curve['unit']}" if curve.get("unit") else ""
         bound = f"{curve['gate']}.{curve['column']}.{curve['bound']}"
-        console.print(Text(f"{bound} (step {curve['step']}, now {_plain(curve['configured'])}{unit})"))
+        out.print(Text(f"{bound} (step {curve['step']}, now {_plain(curve['configured'])}{unit})"))
         records(curve["points"])
     if result["joint"]:
-        console.print(Text("together"))
+        out.print(Text("together"))
         records([{**point["values"], **{k: v for k, v in point.items() if k != "values"}} for point in result["joint"]])
     for note in result["notes"]:
-        console.print(Text(f"note: {note}"))
+        out.print(Text(f"note: {note}"))
 
 
 def explained(result: Mapping[str, Any]) -> None:
     """One sample's story, step by step."""
-    console = _console()
-    console.print(Text(f"{result['what']} {result['id']}: {result['verdict']}", "bold"))
+    out = console()
+    out.print(Text(f"{result['what']} {result['id']}: {result['verdict']}", "bold"))
     facts({key: value for key, value in result["source"].items() if key != "id"})
     for step in result["steps"]:
         judged = "" if step["value"] is None else f" ({_plain(step['value'])}, must be {step['threshold']})"
         why = "" if step["reason"] is None else f": {step['reason']}{judged}"
-        console.print(Text(f"\n{step['step']}: {step['status']}{why}"))
+        out.print(Text(f"\n{step['step']}: {step['status']}{why}"))
         for name, value in step["measured"].items():
-            console.print(Text(f"  {name} {_plain(value)} {step['units'].get(name, '')}".rstrip()))
+            out.print(Text(f"  {name} {_plain(value)} {step['units'].get(name, '')}".rstrip()))
         for check in step.get("checks", ()):
             verdict = "passes" if check["passes"] else "fails"
             line = (
                 f"  {check['gate']}.{check['column']} {_plain(check['value'])}, must be {check['threshold']}: {verdict}"
             )
-            console.print(Text(line))
+            out.print(Text(line))
     rest = ("identity", "children", "pairs", "duplicates", "images")
     for key in rest:
         if _says_anything(result.get(key)):
-            console.print(Text(f"\n{key}"))
+            out.print(Text(f"\n{key}"))
             _part(result[key])
 
 

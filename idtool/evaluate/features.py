@@ -5,8 +5,8 @@ read by every metric.
     <folder>/<measure>/feature.json       how they were made, written last
     <folder>/work/…                       an engine run, while it lasts
 
-A new measure, a new model or new rows cost just what is new: rows that are here under the same fingerprint stay. Rows
-that ended in an error are tried again.
+A new measure, a new model or new rows cost just what is new: rows that are here under the same fingerprint stay, also
+those that nobody asks for at the moment. Rows that ended in an error are tried again.
 """
 
 from __future__ import annotations
@@ -87,12 +87,9 @@ def ensure(
         lost = missing[group[0].name]
         _make(folder, rows, group, lost, found, runtime, what)
         for cls in group:
-            _merge(folder, cls, prints[cls.name], wanted, set(lost), env)
+            _merge(folder, cls, prints[cls.name], set(lost), env)
             found[cls.name] = _stored(folder, cls, env)
         shutil.rmtree(folder / "work", ignore_errors=True)
-    for cls in measures:
-        if not missing[cls.name]:
-            _trim(folder, cls, wanted)
     features = {name: feature for name, feature in found.items() if feature is not None}
     return {name: feature for name, feature in features.items() if feature.table.files}
 
@@ -214,7 +211,7 @@ def _open(work: Path, plan: str) -> Run:
     return run
 
 
-def _merge(folder: Path, cls: type[Measure], print_: str, wanted: Sequence[str], new: set[str], env: Env) -> None:
+def _merge(folder: Path, cls: type[Measure], print_: str, new: set[str], env: Env) -> None:
     """The rows that were just made, and those of before that still count, as the measure's table."""
     made = Run(folder / "work")
     entry = made.steps[0]
@@ -224,11 +221,10 @@ def _merge(folder: Path, cls: type[Measure], print_: str, wanted: Sequence[str],
     told = target / FILE
     scratch = folder / "merge"
     shutil.rmtree(scratch, ignore_errors=True)
-    keep = set(wanted) - new
     files = list(write_table(scratch / "new", _columns(fresh, schema), schema).files)
     old = _stored(folder, cls, env)
-    if keep and old is not None and old.fingerprint == print_:
-        files += write_table(scratch / "old", _columns(old.table, schema, keep), schema).files
+    if old is not None and old.fingerprint == print_ and old.table.files:
+        files += write_table(scratch / "old", _columns(old.table, schema, new), schema).files
     told.unlink(missing_ok=True)
     write_table(target / "table", sorted_batches(files, schema, scratch / "spool"), schema)
     bindings = cls.made(env).bindings()
@@ -244,26 +240,16 @@ def _merge(folder: Path, cls: type[Measure], print_: str, wanted: Sequence[str],
             "config": cls.made(env).config(),
             "models": [launch.describe(binding) for binding in bindings],
             "facts": facts,
-            "rows": len(wanted),
         },
     )
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _columns(table: Table, schema: pa.Schema, keep: set[str] | None = None) -> Iterator[pa.Table]:
+def _columns(table: Table, schema: pa.Schema, without: set[str] | None = None) -> Iterator[pa.Table]:
     for batch in table.batches(schema.names):
-        if keep is not None:
-            batch = batch.filter(pa.array([key in keep for key in batch["id"].to_pylist()], pa.bool_()))
+        if without:
+            batch = batch.filter(pa.array([key not in without for key in batch["id"].to_pylist()], pa.bool_()))
         yield batch
-
-
-def _trim(folder: Path, cls: type[Measure], wanted: Sequence[str]) -> None:
-    """Leave out rows that are no longer asked for."""
-    table = Table(folder / cls.name / "table")
-    if not table.files or table.rows == len(wanted):
-        return
-    schema, keep = table.schema, set(wanted)
-    write_table(table.path, _columns(Table(table.path), schema, keep), schema)
 
 
 class Cursor:

@@ -38,6 +38,9 @@ class MeasureSettings(Settings):
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"measure {twice[0]!r} is listed twice")
+        other = [name for name in names if name in MEASURES and MEASURES.get(name).kind != "image"]
+        if other:
+            raise ValueError(f"measure {other[0]!r} is of generated images with their prompts, not of single images")
         return names
 
 

@@ -64,15 +64,16 @@ def choose(families: Iterable[str], env: Any) -> Chosen:
         cls = METRICS.get(family)
         try:
             found = list(cls.instances(env))
-            for metric in found:
-                for name in (*metric.image, *metric.reference, *metric.prompt):
-                    why = MEASURES.get(name).why_not(env)
-                    if why:
-                        raise Unscored(why)
         except Unscored as reason:
             skipped[family] = str(reason)
-        else:
-            metrics += found
+            continue
+        for metric in found:
+            needs = (*metric.image, *metric.reference, *metric.prompt)
+            why = next((why for name in needs if (why := MEASURES.get(name).why_not(env))), None)
+            if why is None:
+                metrics.append(metric)
+            else:
+                skipped[family if len(found) == 1 else f"{family}/{metric.network}{metric.variant}"] = why
     return Chosen(tuple(metrics), skipped)
 
 
@@ -117,6 +118,8 @@ def look_at(
     for name, feature in features.items():
         for batch in feature.table.batches():
             for row in batch.to_pylist():
+                if row["id"] not in found:
+                    continue
                 if row["status"] == KEPT:
                     found[row["id"]].update({key: row[key] for key in feature.measure.writes.names})
                 else:

@@ -44,10 +44,9 @@ def match(references: Sequence[Sequence[float]], faces: Sequence[Sequence[float]
     """Match embeddings (k, D) of references with those (m, D) of faces, all of length 1, by the Hungarian method."""
     from scipy.optimize import linear_sum_assignment
 
-    rows = np.asarray(references, np.float64).reshape(len(references), -1)
-    columns = np.asarray(faces, np.float64).reshape(len(faces), -1)
-    if not len(rows) or not len(columns):
-        return Match(np.zeros((len(rows), len(columns))), ())
+    if not len(references) or not len(faces):
+        return Match(np.zeros((len(references), len(faces))), ())
+    rows, columns = np.asarray(references, np.float64), np.asarray(faces, np.float64)
     cosines = rows @ columns.T
     pairs = tuple((int(a), int(b)) for a, b in zip(*linear_sum_assignment(-cosines), strict=True))
     return Match(cosines, pairs)

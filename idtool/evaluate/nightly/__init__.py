@@ -1,0 +1,1 @@
+"""A benchmark that a scheduler runs every night: dated results, compared with the last good night, kept and told."""
