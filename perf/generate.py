@@ -10,6 +10,7 @@ what is timed. `--doubles 19 --singles 38` is FLUX.1 in full (12 B parameters, 2
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import tempfile
@@ -172,6 +173,7 @@ def main() -> None:
         base = float("nan")
         for kind in KINDS:
             if CUDA:
+                gc.collect()  # what the method before held in cycles
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             made = method(kind)
@@ -185,7 +187,8 @@ def main() -> None:
             rows.append(row)
             made.close()
             del made
-    about = f"{options.device}, {options.doubles}+{options.singles} blocks, {options.size} px, reference {options.condition} px"
+    blocks = f"{options.doubles}+{options.singles} blocks"
+    about = f"{options.device}, {blocks}, {options.size} px, reference {options.condition} px"
     show(f"generators per denoising step ({about})", rows)
     save(options.json, {"about": about, "rows": rows, "machine": machine()})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -73,10 +74,8 @@ def of(values: np.ndarray, scale: float = 1.0) -> str:
     if not len(values):
         return "-"
     mean, std = values.mean() * scale, values.std() * scale
-    if scale == 100:
-        return f"{mean:+.0f} % ± {std:.0f}"
-    text = f"{mean:+.2f} ± {std:.2f}"
-    return "0" if text in ("+0.00 ± 0.00", "-0.00 ± 0.00") else text.replace("0.", ".")
+    text = f"{mean:+.0f} % ± {std:.0f}" if scale == 100 else f"{mean:+.2f} ± {std:.2f}"
+    return re.sub(r"(?<!\d)0\.", ".", text) if re.search("[1-9]", text) else "0"
 
 
 def table(seen: Seen) -> list[str]:
@@ -98,6 +97,8 @@ def main() -> None:
     parser.add_argument("--people", nargs="*", default=list(PHOTOS), choices=list(PHOTOS), help="whose photos")
     parser.add_argument("--output", type=Path, default=PAGE)
     options = parser.parse_args()
+    if len(set(options.people)) < 2:
+        parser.error("two people at least: the one is the other's other person")
     photos = fixtures()
     if photos is None:
         raise SystemExit("no photos: set IDTOOL_FIXTURES")

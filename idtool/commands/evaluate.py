@@ -182,14 +182,15 @@ def compare(
 ) -> None:
     """What changed between two runs of one suite: paired differences, and whether rules are broken (exit 3)."""
     from idtool.commands import show_bench
+    from idtool.errors import QualityError
     from idtool.evaluate.compare import compare as difference
-    from idtool.evaluate.metrics.charis import DERIVED
-    from idtool.evaluate.regression import load_rules
 
-    told = load_rules(rules) if rules else None
-    result = difference(first, second, told, force=force, seed=seed, derived=DERIVED)
-    emit(result.as_dict(), as_json, show_bench.compared)
-    result.require()
+    try:
+        result = difference(first, second, rules, force=force, seed=seed)
+    except QualityError as error:
+        emit({**error.details, "error": str(error)} if as_json else error.details, as_json, show_bench.compared)
+        raise
+    emit(result, as_json, show_bench.compared)
 
 
 def audit(

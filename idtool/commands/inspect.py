@@ -75,11 +75,10 @@ def report(
         return
     folder = Path(what)
     if (folder / "bench.json").is_file():
-        from idtool.evaluate.metrics.charis import DERIVED
         from idtool.evaluate.report import write_reports
         from idtool.evaluate.report.sinks import send as send_to
 
-        told = {name: str(path) for name, path in write_reports(folder, derived=DERIVED).items()}
+        told = {name: str(path) for name, path in write_reports(folder).items()}
         emit({**told, **{name: send_to(folder, name) for name in send or ()}}, as_json, show.facts)
         return
     from idtool.curate.report import write_report
@@ -113,14 +112,66 @@ def export(
             help="Other splits, as in --split train=0.8 --split test=0.2. (env: IDTOOL_SPLIT, one per line)",
         ),
     ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            envvar="IDTOOL_FORMAT",
+            metavar="NAME",
+            help="parquet, webdataset, folder, folder-diffusers, folder-kohya, folder-pairs, lance or fiftyone.",
+            show_default="as the recipe says",
+        ),
+    ] = None,
+    same_person: Annotated[
+        float | None,
+        typer.Option(
+            envvar="IDTOOL_SAME_PERSON",
+            min=-1,
+            max=1,
+            help="With --remove-identity: cosine from which a face counts as theirs.",
+            show_default="that of the run",
+        ),
+    ] = None,
+    remove_alike: Annotated[
+        bool,
+        typer.Option(
+            "--remove-alike",
+            envvar="IDTOOL_REMOVE_ALIKE",
+            help="With --remove-identity: leave out whatever else comes too close to them, in place of failing.",
+        ),
+    ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="hf:OWNER/NAME", help="Also send it to the hub; private. Needs HF_TOKEN.", show_default=False
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: for everybody to see.")] = False,
+    yes_i_may_share: Annotated[
+        bool,
+        typer.Option(
+            "--yes-i-may-share",
+            help="With --push: I have the right to send images whose licence or consent says otherwise.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the data set of a run again, elsewhere or without certain people."""
+    """Write the data set of a run again, elsewhere, in another format or without certain people; or send it away."""
     from idtool.commands import show
-    from idtool.curate.export import export_run
+    from idtool.curate.export import Pushing, export_run
 
-    shares = dict(map(_share, splits)) if splits else None
-    result = export_run(run, output, remove_identity=tuple(remove_identity or ()), splits=shares)
+    if push is None and (public or yes_i_may_share):
+        raise UsageError("--public and --yes-i-may-share are for --push.", "Add --push hf:OWNER/NAME.")
+    result = export_run(
+        run,
+        output,
+        remove_identity=tuple(remove_identity or ()),
+        splits=dict(map(_share, splits)) if splits else None,
+        format=format,
+        same_person=same_person,
+        remove_alike=remove_alike,
+        push=None if push is None else Pushing(push, public, yes_i_may_share),
+    )
     emit(result, as_json, show.facts)
 
 

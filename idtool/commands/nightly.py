@@ -39,7 +39,7 @@ def nightly(
         with make_reporter(quiet=quiet or verbosity.quiet) as reporter:
             result = run_job(config_file(config), read(job), reporter, on=day)
     except IdtoolError as error:
-        if error.details and as_json:
-            emit({**error.details, "error": str(error)}, as_json, show_bench.night)
+        if error.details:
+            emit({**error.details, "error": str(error)} if as_json else error.details, as_json, show_bench.night)
         raise
     emit(result, as_json, show_bench.night)

@@ -66,13 +66,13 @@ def suites(rows: Sequence[Mapping[str, Any]]) -> None:
 def compared(result: Mapping[str, Any]) -> None:
     """Differences, and what rules are broken."""
     out = console()
-    names = ["method", "metric", "a_mean", "b_mean", "difference", "ci_low", "ci_high", "p", "verdict"]
-    rows = [[row.get(name) for name in names] for row in result["rows"] if row["slice"] == "all"]
+    names = ["method", "metric", "before", "after", "difference", "ci_low", "ci_high", "p", "verdict"]
+    rows = [[row.get(name) for name in names] for row in result["differences"] if row["slice"] == "all"]
     out.print(table(names, rows, right=names[2:8]))
-    for one in result["forced"]:
+    for one in result["notes"]:
         out.print(Text(f"compared in spite of: {one}", style="yellow"))
     for violation in result["violations"]:
-        out.print(Text(f"broken: {violation['text']}", style="bold red"))
+        out.print(Text(f"broken: {violation['message']}", style="bold red"))
 
 
 def audited(result: Mapping[str, Any]) -> None:

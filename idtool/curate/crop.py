@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from idtool.curate import ffhq
 from idtool.curate.derived import NEW, Derives, Pixels, attempt, child_of, derived_id, pixels_of, stored
-from idtool.curate.pending import MADE
+from idtool.curate.made import MADE
 from idtool.engine.operator import Context, Operator, Rejected, Row, map_rows
 from idtool.engine.step import Env, Settings
 from idtool.evaluate.measures.base import column

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from idtool.curate import metadata
 from idtool.curate.layout import PAIRS, Layout, further_pictures
-from idtool.errors import RunFailed
 from idtool.media import paths
 
 GROUP_ROWS = 100
@@ -207,30 +206,3 @@ class SplitWriter:
 def digest(image: Mapping[str, Any]) -> str:
     """SHA-256 of the bytes of an exported image."""
     return hashlib.sha256(image["bytes"]).hexdigest()
-
-
-def verify(
-    folder: Path, rows: int, removed_identities: set[str], removed_images: set[str], layout: Layout = PAIRS
-) -> None:
-    """Read a written data set back: all rows there, no identity in two splits, nothing of a removed person, neither
-    rows nor images (`removed_images`: their ids and the `digest` of what would be shipped). Raises RunFailed on the
-    first breach."""
-    seen: dict[str, str] = {}
-    count = 0
-    for path in sorted((folder / "data").glob("*.parquet")):
-        split = path.name.rsplit("-", 3)[0]
-        with pq.ParquetFile(path) as file:
-            columns = ["identity", *layout.ids, *(layout.images if removed_images else ())]
-            for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=columns):
-                count += batch.num_rows
-                for row in batch.to_pylist():
-                    identity = row["identity"]
-                    if identity is not None and seen.setdefault(identity, split) != split:
-                        raise RunFailed(f"identity {identity!r} is in two splits of {folder}.")
-                    found = {row[name] for name in layout.ids}
-                    if removed_images:
-                        found |= {digest(row[name]) for name in layout.images}
-                    if identity in removed_identities or found & removed_images:
-                        raise RunFailed(f"{path.name} still holds a removed person ({identity!r}).")
-    if count != rows:
-        raise RunFailed(f"{folder} holds {count} rows, not {rows}.", "The disk may be full; run the command again.")

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from idtool.curate import card, dataset, facts, folders, record_files
+from idtool.curate import card, dataset, facts, folders, formats, record_files
+from idtool.curate.formats.base import target_side, text_of
+from idtool.curate.formats.card import fitted
+from idtool.curate.formats.check import checked
+from idtool.curate.formats.removal import FILE, Leaving, Proof, Removed, in_colour, prove, still_there
 from idtool.curate.layout import Layout, further_pictures
 from idtool.curate.splits import assign
 from idtool.engine.operator import ERROR, STORAGE_ERRNOS, Rejected, outcome_of
 from idtool.engine.table import Table
 from idtool.errors import QualityError
+from idtool.models.caption_checks import mentions
+from idtool.run import write_json
 
 Images = dict[str, dict[str, Any] | None]
 
@@ -28,7 +34,8 @@ class Target:
     layout: Layout
     splits: Mapping[str, float]
     file_bytes: int
-    """Of one Parquet file, at most about so many."""
+    """Of one file that holds many rows, at most about so many."""
+    format: type[formats.Format]
     files: bool = False
     """Also a JSON file per row, with its pictures as files."""
 
@@ -39,12 +46,15 @@ class Exported:
 
     tally: card.Tally
     files: dict[str, list[str]]
-    """Split -> file names below `data/`."""
+    """Split -> its files, relative to the folder."""
     place: dict[str, tuple[str, int]]
     """Row id -> split and number of its file."""
+    removed: Removed
     failed: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Row id -> outcome of a row whose images could not be shipped."""
-    removed: int = 0
+    without_text: int = 0
+    """Rows whose caption for trainers is empty."""
+    proof: dict[str, Any] | None = None
 
 
 def write_dataset(
@@ -55,16 +65,19 @@ def write_dataset(
     *,
     seed: int,
     store_root: Path,
-    remove: frozenset[str] = frozenset(),
+    leaving: Leaving | None = None,
 ) -> Exported:
     """Write all of `rows` to the folder `target`, replacing it as a whole at the end.
 
     Reads the table twice: narrow columns to assign identities to splits, then all of it, some 100 rows at a time;
     memory holds one row group per split, and ids of the rows and images. A row of no identity is a person of its own.
-    Identities in `remove` are left out, and the splits of the others do not change by that. Raises QualityError when
-    no row is left.
+    The people `leaving` are left out, and the splits of the others do not change by that; that they are out is proved
+    by reading back what was written, before it takes its place (`removal.json`). Raises QualityError when no row is
+    left and when the proof fails; what it found is then beside the target.
     """
+    wanted.format.check(wanted.layout)
     noun = wanted.layout.noun
+    remove = leaving.identities if leaving else frozenset()
     sizes: dict[str, int] = {}
     for batch in rows.batches(["identity", "id"], 65_536):
         for row in batch.to_pylist():
@@ -75,24 +88,76 @@ def write_dataset(
     work = target.with_name(f".{target.name}.writing")
     target.parent.mkdir(parents=True, exist_ok=True)
     folders.recover(target)
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "data").mkdir(parents=True)
+    manifest = {**manifest, "inputs": _inputs(manifest, remove)} if remove else manifest
+    failure = target.with_name(f"{target.name}.{FILE}")
+    alike: set[str] = set()
     try:
-        schema = dataset.dataset_schema(rows.schema, wanted.layout)
-        done, removed_images = _write_files(rows, work, schema, wanted, split_of, store_root, remove)
-        if not done.place:
-            reasons = "; ".join(sorted({outcome["message"] for outcome in done.failed.values()})[:3])
-            raise QualityError(f"No {noun} could be exported: {reasons}.", "See `idtool explain` on one of them.")
-        text = card.render(manifest, done.tally, schema, wanted.splits, files=wanted.files)
-        (work / "README.md").write_text(text, encoding="utf-8")
-        dataset.verify(work, len(done.place), set(remove), removed_images, wanted.layout)
-        if wanted.files:
-            record_files.verify(work, done.place)
+        done, proof = _written(rows, work, manifest, wanted, split_of, store_root, leaving, alike)
+        if leaving and leaving.alike and proof and proof.alike:
+            alike = proof.alike
+            done, proof = _written(rows, work, manifest, wanted, split_of, store_root, leaving, alike)
+        if proof is not None:
+            done.proof = proof.as_json(wanted.format.name, len(alike))
+            if not proof.holds:
+                write_json(failure, done.proof)
+                raise still_there(proof, target, failure)
+            write_json(work / FILE, done.proof)
+            failure.unlink(missing_ok=True)
         folders.write_checksums(work)
         folders.replace_folder(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return done
+
+
+def _written(
+    rows: Table,
+    work: Path,
+    manifest: facts.Manifest,
+    wanted: Target,
+    split_of: Mapping[str, str],
+    store_root: Path,
+    leaving: Leaving | None,
+    alike: Collection[str],
+) -> tuple[Exported, Proof | None]:
+    """Write the data set to `work`, without the rows `alike`, and read it back."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    layout, form = wanted.layout, wanted.format
+    done = _write_files(rows, work, wanted, split_of, store_root, leaving, alike)
+    if not done.place:
+        reasons = "; ".join(sorted({outcome["message"] for outcome in done.failed.values()})[:3])
+        why = f"No {layout.noun} could be exported: {reasons}." if reasons else f"No {layout.noun} is left to export."
+        raise QualityError(why, "See `idtool explain` on one of them.")
+    schema = _schema(rows, wanted)
+    text = card.render(manifest, done.tally, schema, wanted.splits, files=wanted.files)
+    if form is not formats.FORMATS.get("parquet"):
+        text = fitted(text, form, layout, list(done.files))
+    (work / "README.md").write_text(text, encoding="utf-8")
+    found = checked(form.read(work, layout, whole=leaving is not None), work, layout, done.place, whole=bool(leaving))
+    proof = None
+    if leaving is None:
+        deque(found, maxlen=0)
+    else:
+        proof = prove(found, done.removed, leaving.faces, layout)
+    if wanted.files:
+        record_files.verify(work, done.place)
+    return done, proof
+
+
+def _inputs(manifest: facts.Manifest, remove: frozenset[str]) -> list[str]:
+    """The inputs that the card may name: none that is called like a removed person."""
+    named = [(str(source), card.public_name(str(source))) for source in manifest.get("inputs", [])]
+    return [source for source, name in named if name not in remove and not mentions(name, remove)]
+
+
+def _schema(rows: Table, wanted: Target) -> pa.Schema:
+    """Of the data set; without pictures that steps made where the format has none."""
+    schema = dataset.dataset_schema(rows.schema, wanted.layout)
+    if wanted.format.made:
+        return schema
+    made = set(further_pictures(rows.schema))
+    return pa.schema([column for column in schema if column.name not in made], metadata=schema.metadata)
 
 
 def _person(row: Mapping[str, Any]) -> str:
@@ -103,34 +168,30 @@ def _person(row: Mapping[str, Any]) -> str:
 def _write_files(
     rows: Table,
     work: Path,
-    schema: pa.Schema,
     wanted: Target,
     split_of: Mapping[str, str],
     store_root: Path,
-    remove: frozenset[str],
-) -> tuple[Exported, set[str]]:
+    leaving: Leaving | None,
+    alike: Collection[str],
+) -> Exported:
     layout = wanted.layout
     source = dataset.ImageSource(store_root)
-    # A share that no identity could fill has no files: an empty split would not open.
-    names = [split for split in wanted.splits if split in {split_of[name] for name in split_of if name not in remove}]
-    writers = {split: dataset.SplitWriter(work / "data", split, schema, wanted.file_bytes) for split in names}
-    done = Exported(card.Tally(wanted.splits, layout), {}, {})
-    removed_images: set[str] = set()
+    schema = _schema(rows, wanted)
+    writer = wanted.format(work, schema, layout, wanted.file_bytes)
+    remove = leaving.identities if leaving else frozenset()
+    done = Exported(card.Tally(wanted.splits, layout), {}, {}, Removed(remove))
     made = further_pictures(rows.schema)
+    shipped = made if wanted.format.made else []
     for batch in rows.batches(rows=dataset.GROUP_ROWS):
         public = dataset.without_paths(batch, layout)
         for number, row in enumerate(batch.select(_looked_at(batch, layout, made)).to_pylist()):
             if _person(row) in remove:
-                removed_images |= {row[name] for name in layout.ids}
-                # Without their files, which may be gone already, the ids have to do.
-                with contextlib.suppress(Rejected, OSError, ValueError):
-                    removed_images |= {
-                        dataset.digest(image) for image in _images(source, row, layout).values() if image
-                    }
-                done.removed += 1
+                _leave_out(row, source, layout, made, done.removed)
+                continue
+            if row["id"] in alike:
                 continue
             try:
-                images = _images(source, row, layout, made)
+                images = _images(source, row, layout, shipped)
             except (Rejected, OSError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
                     raise
@@ -140,13 +201,33 @@ def _write_files(
             split = split_of[_person(row)]
             one = public.slice(number, 1)
             plain = one.to_pylist()[0]
-            done.place[row["id"]] = (split, writers[split].add(one, images))
+            shown = {name: plain[name] for name in schema.names if name in plain and name not in images}
+            done.place[row["id"]] = (split, writer.add(split, formats.Item(row["id"], one, shown, images)))
             done.tally.add(split, plain, images)
+            done.without_text += wanted.format.texts and not text_of(plain, target_side(layout))
             if wanted.files:
-                shown = {name: plain[name] for name in schema.names if name in plain and name not in images}
                 record_files.write(work, split, shown, images)
-    done.files = {split: writer.close() for split, writer in writers.items() if writer.rows}
-    return done, removed_images
+    files = writer.close()
+    done.files = {split: files[split] for split in wanted.splits if split in files}
+    return done
+
+
+def _leave_out(
+    row: Mapping[str, Any], source: dataset.ImageSource, layout: Layout, made: Iterable[str], removed: Removed
+) -> None:
+    """Remember what must not be in the data set: ids, and the bytes of what would have been shipped. Masks are shapes,
+    which two people may share; pictures in colour are of the person."""
+    removed.rows += 1
+    removed.images |= {row[name] for name in layout.ids}
+    try:
+        images = _images(source, row, layout, made)
+    except (Rejected, OSError, ValueError):
+        # Without their files, which may be gone already, the ids have to do.
+        removed.unread += 1
+        return
+    for name, image in images.items():
+        if image and (name in layout.images or in_colour(image["bytes"])):
+            removed.digests.add(dataset.digest(image))
 
 
 def _looked_at(batch: pa.Table, layout: Layout, made: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from idtool.curate.pending import MADE
+from idtool.curate.made import MADE
 from idtool.engine.apply import INPUT_ID
 from idtool.engine.operator import (
     KEPT,

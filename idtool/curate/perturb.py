@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from idtool.curate import perturbations
 from idtool.curate.derived import NEW, Derives, Pixels, attempt, derived_id, pixels_of, stored
-from idtool.curate.pending import MADE
+from idtool.curate.made import MADE, seed_of, wanted
 from idtool.engine.operator import Context, Operator, Rejected, Row, map_rows
 from idtool.engine.step import Env, Settings
 from idtool.evaluate.measures.base import column
@@ -148,17 +148,15 @@ class PerturbImages(Operator):
 
     def copies_of(self, row: Row) -> list[Row]:
         """The row itself and its worse copies."""
-        wanted = row["kind"] == "image" and all(row[name] == value for name, value in self.settings.where.items())
         asked = self.settings.model_dump(mode="json", exclude={"copies", "where", "remeasure", "gpus", "max_pixels"})
         copies = []
-        for number in range(self.settings.copies if wanted else 0):
+        for number in range(self.settings.copies if wanted(row, self.settings.where) else 0):
             new = derived_id(row["id"], "perturb", self.kinds, asked, self.seed, number)
             copies.append(attempt(row, new, "perturb", partial(self._copy, row, new)))
         return [{NEW.name: False}, *copies]
 
     def _copy(self, row: Row, new: str) -> Row:
-        # The id tells the row, the settings, the seed of the run and the number of the copy.
-        seed = int(new[:15], 16)
+        seed = seed_of(new)
         told = drawn(self.settings, self.kinds, seed, boxes_of(row))
         pixels = perturbed(pixels_of(row["media"], self.store.root, self.settings.max_pixels), told, seed)
         stays = {"generator": GENERATOR, "generator_seed": seed}

@@ -24,13 +24,14 @@ from pydantic import Field
 from idtool.curate.cluster import normalise
 from idtool.curate.grouped import by_identity, vectors
 from idtool.curate.identify import same_person
+from idtool.curate.made import why_not
 from idtool.engine.operator import KEPT, OUTCOME
 from idtool.engine.step import Binding, Env, Settings, TableContext, TableStep
 from idtool.engine.table import Table
 from idtool.evaluate.measures.base import VECTOR, column
 
 SWAPPER = "swapper"
-TERMS = ("source", "licence", "consent")
+PROVENANCE = ("source", "licence", "consent")
 
 WRITES = pa.schema(
     [
@@ -39,21 +40,10 @@ WRITES = pa.schema(
         column("repair_media", pa.string(), "where that image is"),
         column("repair_kps", pa.list_(pa.float32()), "the five points of its face", "px"),
         column("repair_embedding", VECTOR, "its identity embedding, of length 1"),
-        *(column(f"repair_{name}", pa.string(), f"its {name}") for name in TERMS),
+        *(column(f"repair_{name}", pa.string(), f"its {name}") for name in PROVENANCE),
     ]
 )
 """Columns that step `swap` uses up."""
-
-
-def why_not(env: Env) -> str | None:
-    """Why faces cannot be swapped under the profile, or None."""
-    if not env.has(SWAPPER):
-        return f"needs role {SWAPPER}; profile {env.profile} binds none"
-    from idtool.models import obstacle
-
-    binding = env.require(SWAPPER)
-    why = obstacle(binding)
-    return f"role {SWAPPER} is bound to {binding.model}, and {why}" if why else None
 
 
 class RepairSettings(Settings):
@@ -87,10 +77,10 @@ class Repair(TableStep):
         return same_person(self.env.require("identity")) if stated is None else stated
 
     def skip_reason(self) -> str | None:
-        return why_not(self.env)
+        return why_not(self.env, SWAPPER)
 
     def reads(self, available: Mapping[str, pa.Field]) -> tuple[str, ...]:
-        return ("id", "kind", "media", "origin", "identity", "embedding", "face_kps", *TERMS)
+        return ("id", "kind", "media", "origin", "identity", "embedding", "face_kps", *PROVENANCE)
 
     def writes(self, available: Mapping[str, pa.Field]) -> pa.Schema:
         return WRITES
@@ -164,9 +154,9 @@ class Repair(TableStep):
 
 
 def _facts(rows: pa.Table, source: int, embedding: npt.NDArray[np.float32]) -> dict[str, Any]:
-    [row] = rows.select(["id", "media", "face_kps", *TERMS]).slice(source, 1).to_pylist()
+    [row] = rows.select(["id", "media", "face_kps", *PROVENANCE]).slice(source, 1).to_pylist()
     facts = {"repair_id": row["id"], "repair_media": row["media"], "repair_kps": row["face_kps"]}
-    return {**facts, "repair_embedding": embedding, **{f"repair_{name}": row[name] for name in TERMS}}
+    return {**facts, "repair_embedding": embedding, **{f"repair_{name}": row[name] for name in PROVENANCE}}
 
 
 def _spans(identity: pa.ChunkedArray) -> Iterator[tuple[int, int]]:

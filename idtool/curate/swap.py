@@ -16,30 +16,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
-from idtool.curate.derived import NEW, Derives, attempt, derived_id, new_and_old, pixels_of, stored, unchanged
-from idtool.curate.gate import Bound, judge
-from idtool.curate.pending import MADE
-from idtool.curate.repair import SWAPPER, TERMS, why_not
+from idtool.curate import made
+from idtool.curate.derived import NEW, Derives, attempt, derived_id, pixels_of, stored
+from idtool.curate.gate import Bound
+from idtool.curate.made import MADE
+from idtool.curate.repair import PROVENANCE, SWAPPER
 from idtool.curate.repair import WRITES as REPAIR
-from idtool.engine.operator import KEPT, OUTCOME, Context, Operator, Rejected, Row, map_rows
+from idtool.curate.swap_judge import OWN, JudgeSwaps
+from idtool.engine.operator import Context, Operator, Row, map_rows
 from idtool.engine.step import Binding, Env, Settings
 from idtool.errors import UsageError
-from idtool.evaluate.measures.base import column
 from idtool.media.limits import PILLOW_MAX_PIXELS
 from idtool.models.resources import Gpus, resources
 from idtool.registry import did_you_mean
 
 RESTORER = "restorer"
-OWN = pa.schema(
-    [
-        column("swap_source", pa.string(), "id of the image whose face was put in"),
-        column("swap_before", pa.float32(), "cosine of the image that was repaired to that one", "[-1, 1]"),
-        column("swap_after", pa.float32(), "the same of the repaired image", "[-1, 1]"),
-    ]
-)
 NEEDED = ("embedding", "face_kps", "face_box", "face_score")
 MEASURED = ("faces", "identity")
 """Measures without which a repaired image could not be judged."""
@@ -78,13 +71,10 @@ class Swap(Derives):
 
     @property
     def restorer(self) -> Binding | None:
-        from idtool.models import obstacle
-
-        bound = self.env.all(RESTORER)[:1] if self.settings.fidelity is not None else ()
-        return next((binding for binding in bound if obstacle(binding) is None), None)
+        return made.usable(self.env, RESTORER) if self.settings.fidelity is not None else None
 
     def skip_reason(self) -> str | None:
-        return why_not(self.env)
+        return made.why_not(self.env, SWAPPER)
 
     def reads(self, available: Mapping[str, pa.Field]) -> tuple[str, ...]:
         for name in REPAIR.names:
@@ -102,7 +92,7 @@ class Swap(Derives):
                 f"Step 'swap' measures what it makes, and needs measure {lost[0]!r} for it.",
                 "Add it to the measures of a step before.",
             )
-        return (*columns, *REPAIR.names, *NEEDED, *TERMS)
+        return (*columns, *REPAIR.names, *NEEDED, *PROVENANCE)
 
     def writes(self, available: Mapping[str, pa.Field]) -> pa.Schema:
         replaced = {*REPAIR.names, *MADE.names, *OWN.names}
@@ -116,7 +106,7 @@ class Swap(Derives):
             if name in self.missing
         ]
         if self.settings.fidelity is not None and self.restorer is None:
-            found.append(f"faces are not restored: needs role {RESTORER}; profile {self.env.profile} has none to load")
+            found.append(f"faces are not restored: {made.why_not(self.env, RESTORER)}")
         return found
 
     def models(self) -> list[Binding]:
@@ -135,7 +125,7 @@ class Swap(Derives):
         need = resources(self.env, self.models(), self.settings.gpus)
         swap = SwapFaces(self.settings, self.env.require(SWAPPER), self.restorer)
         swap.resources = need
-        return [swap, *self.measuring(), JudgeSwaps(self.settings, self.checks())]
+        return [swap, *self.measuring(), JudgeSwaps(self.settings.rise, self.settings.reach, self.checks())]
 
 
 @dataclass
@@ -150,7 +140,7 @@ class SwapFaces(Operator):
     writes = pa.schema([*MADE, *OWN, NEW])
 
     def config(self) -> dict[str, Any]:
-        return {"models": [_facts(binding) for binding in self._bindings()]}
+        return {"models": [made.facts(binding) for binding in self._bindings()]}
 
     def setup(self, context: Context) -> None:
         from idtool.media.store import MediaStore
@@ -170,7 +160,7 @@ class SwapFaces(Operator):
         """The row itself, and its repaired image where there is something to repair."""
         if row["repair_id"] is None:
             return [{NEW.name: False}]
-        told = [_facts(binding) for binding in self._bindings()]
+        told = [made.facts(binding) for binding in self._bindings()]
         new = derived_id(row["id"], "swap", row["repair_id"], told, self.settings.fidelity, self.settings.quality)
         return [{NEW.name: False}, attempt(row, new, "swap", partial(self._repaired, row))]
 
@@ -184,7 +174,7 @@ class SwapFaces(Operator):
         return {
             **stored(image, self.store, "jpeg", self.settings.quality),
             **self._terms(row),
-            "generator": " + ".join(_named(binding) for binding in self._bindings()),
+            "generator": " + ".join(made.named(binding) for binding in self._bindings()),
             "swap_source": row["repair_id"],
             "swap_before": row["repair_similarity"],
             # For the judge, who comes after the measures.
@@ -197,7 +187,7 @@ class SwapFaces(Operator):
 
     def _terms(self, row: Row) -> Row:
         """Source, licence and consent of both images, and the terms of the networks."""
-        both = {name: _both(row[name], row[f"repair_{name}"]) for name in TERMS}
+        both = {name: _both(row[name], row[f"repair_{name}"]) for name in PROVENANCE}
         drawn = "; ".join(f"{binding.role}: {binding.licence}" for binding in self._bindings())
         stated = both["licence"] or "not stated"
         return {**both, "source": f"{both['source'] or 'not stated'} (face swapped)", "licence": f"{stated}; {drawn}"}
@@ -206,72 +196,12 @@ class SwapFaces(Operator):
         return [self.swapper, *([self.restorer] if self.restorer else [])]
 
 
-@dataclass
-class JudgeSwaps(Operator):
-    """Rejects repaired images that are not more alike their person than before, or that a gate refuses."""
-
-    settings: SwapSettings
-    checks: list[tuple[str, str, Bound]]
-
-    reads = ("embedding", "face_kps", *REPAIR.names)
-    writes = OWN
-
-    def config(self) -> dict[str, Any]:
-        return {}  # the step says it
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        new, old = new_and_old(batch)
-        parts = [unchanged(old, self.writes)]
-        if new.num_rows:
-            judged = map_rows(new, self.closer, self.writes)
-            parts.append(self._gated(judged).select(parts[0].column_names))
-        return pa.concat_tables(parts)
-
-    def closer(self, row: Row) -> Row:
-        """The similarity to the image whose face was put in. Raises Rejected."""
-        if row["face_kps"] is None or row["embedding"] is None:
-            raise Rejected("swap.no_face", "no face is found in the repaired image")
-        after = float(np.dot(row["embedding"], row["repair_embedding"]))
-        before, least = row["swap_before"], row["swap_before"] + self.settings.rise
-        told: Row = {"swap_after": after}
-        if not after > before or after < least:
-            word = ">=" if self.settings.rise else ">"
-            message = f"similarity {after:.3f} after the swap, {before:.3f} before"
-            return told | _refused("swap.similarity", message, after, f"{word} {least:.4g}")
-        if self.settings.reach is not None and after < self.settings.reach:
-            message = f"similarity {after:.3f} after the swap"
-            return told | _refused("swap.reach", message, after, f">= {self.settings.reach:g}")
-        return told
-
-    def _gated(self, rows: pa.Table) -> pa.Table:
-        if not self.checks:
-            return rows
-        closer = rows.filter(pc.equal(rows["status"], KEPT))
-        rest = rows.filter(pc.not_equal(rows["status"], KEPT))
-        gated = judge(closer.drop_columns(OUTCOME.names), self.checks)
-        reason = pc.binary_join_element_wise("swap", gated["reason"], ".")
-        gated = gated.set_column(gated.column_names.index("reason"), OUTCOME.field("reason"), reason)
-        return pa.concat_tables([gated.select(rest.column_names), rest])
-
-
-def _refused(reason: str, message: str, value: float, threshold: str) -> Row:
-    return {"status": "rejected", "reason": reason, "message": message, "value": value, "threshold": threshold}
-
-
 def _face(kps: Any, box: Any = None, score: float | None = None) -> Any:
     from idtool.models.faces import Face
 
     points = np.asarray(kps, np.float32).reshape(5, 2)
     around = np.concatenate([points.min(axis=0), points.max(axis=0)]) if box is None else np.asarray(box, np.float32)
     return Face(around, float(score or 0.0), points)
-
-
-def _facts(binding: Binding) -> list[Any]:
-    return [binding.model, binding.revision, dict(binding.options), binding.sha256]
-
-
-def _named(binding: Binding) -> str:
-    return f"{binding.model}@{binding.revision}" if binding.revision else binding.model
 
 
 def _both(own: str | None, of_source: str | None) -> str | None:

@@ -24,7 +24,6 @@ from idtool.evaluate.cells import choose as choose_people
 from idtool.evaluate.features import Runtime
 from idtool.evaluate.folder import Bench
 from idtool.evaluate.identities import Identity, read_identities, with_measured
-from idtool.evaluate.metrics.charis import DERIVED
 from idtool.evaluate.pictures import pictures
 from idtool.evaluate.prompting import captioner
 from idtool.evaluate.references import check
@@ -124,7 +123,7 @@ def bench(file: ConfigFile, request: BenchRequest, progress: Reporter) -> dict[s
         if not request.score_only:
             _generate_all(folder, file, profile, wishes, request, progress)
         _score_all(folder, suite, chosen, runtime, request)
-        write_reports(folder.path, seed=request.seed, derived=DERIVED)
+        write_reports(folder.path, seed=request.seed)
         result = summary(folder.path)
     failed = [name for name, entry in folder.methods.items() if entry["state"] == "failed" and name in request.methods]
     if failed:
@@ -174,8 +173,8 @@ def _methods(file: ConfigFile, request: BenchRequest, suite: Suite, env: Env) ->
             state, why = "cannot", f"{why}; `idtool models pull` or --methods {name} fetches it"
         fewest, most = cls(spec, env.bindings).people
         if state != "cannot" and not any(fewest <= size <= most for size in suite.sizes):
-            wanted = " or ".join(map(str, suite.sizes))
-            state, why = "cannot", f"takes {fewest} to {most} people, the suite has {wanted}"
+            sizes = " or ".join(map(str, suite.sizes))
+            state, why = "cannot", f"takes {fewest} to {most} people, the suite has {sizes}"
         if state == "cannot" and name in request.methods:
             raise UsageError(f"Method {name!r} cannot run here: {why}.", "`idtool methods list` shows the others.")
         entries[name] = {
@@ -188,6 +187,11 @@ def _methods(file: ConfigFile, request: BenchRequest, suite: Suite, env: Env) ->
             "settings": spec.settings.model_dump(mode="json"),
             "state": "cannot" if state == "cannot" else "pending",
             "why": why if state == "cannot" else "",
+            "requested": 0,
+            "made": 0,
+            "rejected": 0,
+            "errors": 0,
+            "reasons": {},
         }
     if not any(entry["state"] == "pending" for entry in entries.values()):
         raise UsageError("No method of this benchmark can run here.", "`idtool methods list` says why.")
@@ -233,8 +237,8 @@ def _with_good_references(
     progress: Reporter,
 ) -> list[Identity]:
     """The people of the source with reference pictures that a benchmark can rest on, and with their age and gender by
-    a network where the suite asks for that. UsageError when pictures that would be used do not do, unless they are to be
-    left out; others of the same people then step in."""
+    a network where the suite asks for that. UsageError when pictures that would be used do not do, unless they are to
+    be left out; others of the same people then step in."""
     measures = ["people"] if suite.subjects == "faces" and runtime.env.has("faces") else []
     if suite.identities.attributes == "measured":
         measures.append("attributes")

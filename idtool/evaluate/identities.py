@@ -30,6 +30,8 @@ from idtool.run import MANIFEST, Run
 SAMPLE = "sample"
 CAPTIONS = ("caption", "text")
 """Columns that hold a caption, the first that has one."""
+PEOPLE = 6
+"""In the synthetic sample: fewer, and no difference between two methods could ever be significant."""
 _PORTRAIT = re.compile(r"portrait_\d+\.png")
 """Files of the built-in sample that are not made bad on purpose."""
 _SIDES = ("", "a_", "b_")
@@ -93,7 +95,7 @@ def pictures_of(source: str, *, folder: Path | None = None, announce: Announce |
     if source == SAMPLE:
         from idtool.sample import make_sample
 
-        manifest = make_sample(cache_dir() / "sample", announce=announce) / "manifest.csv"
+        manifest = make_sample(cache_dir() / "sample", people=PEOPLE, announce=announce) / "manifest.csv"
         listed = (one for one in _listed(str(manifest)) if _PORTRAIT.fullmatch(PurePosixPath(one.uri).name))
         yield from listed
     elif (path / MANIFEST).is_file():

@@ -12,11 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from idtool.engine.local import available_cpus
 from idtool.engine.operator import OUTCOME, Context, Operator, Resources, is_fatal, is_out_of_memory, outcome_of
 from idtool.evaluate.measures.base import Image, Item, Measure, Values
 
-DECODERS = 2
-"""Threads that decode ahead, per call."""
+DECODERS, MOST_DECODERS = 2, 16
+"""Threads that decode ahead, per call: beside models on the CPU, and at most, where an accelerator waits for them."""
 PIXEL_BUDGET = 48_000_000
 """Decoded pixels held at once, per call (144 MB of RGB); a larger image is held alone."""
 
@@ -53,6 +54,8 @@ class MeasureRows(Operator):
         # Workers are the parallelism; OpenCV would start a thread per core in each of them.
         cv2.setNumThreads(max(1, context.threads))
         self.store_root = Path(context.run_dir) / "media"
+        accelerated = self.resources.gpus > 0 or context.device.startswith("cuda")
+        self.decoders = min(MOST_DECODERS, max(DECODERS, available_cpus())) if accelerated else DECODERS
         self.load_measures(context)
 
     def load_measures(self, context: Context) -> None:
@@ -65,7 +68,7 @@ class MeasureRows(Operator):
         rows = batch.select(columns).to_pylist()
         results: list[dict[str, Any]] = [{} for _ in rows]
         chosen = [k for k, row in enumerate(rows) if self._wanted(row)]
-        ahead = DecodeAhead(partial(self._decode, rows), [pixels_of(rows[k]) for k in chosen], chosen)
+        ahead = DecodeAhead(partial(self._decode, rows), [pixels_of(rows[k]) for k in chosen], chosen, self.decoders)
         with ahead:
             for chunk in ahead.chunks(self.batch):
                 self._measure(self._items(chunk, rows, results), results)
@@ -144,9 +147,9 @@ def call(measure: Measure, items: Sequence[Item]) -> Sequence[Values | Exception
 class DecodeAhead:
     """Decodes jobs in order in a few threads, never holding more than two batches nor `PIXEL_BUDGET` pixels."""
 
-    def __init__(self, decode: Any, pixels: Sequence[int], jobs: Sequence[int]) -> None:
+    def __init__(self, decode: Any, pixels: Sequence[int], jobs: Sequence[int], threads: int = DECODERS) -> None:
         self._decode, self._pixels, self._jobs = decode, pixels, jobs
-        self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._next = 0
         self._held = 0
         self._running: deque[tuple[int, Future[Decoded]]] = deque()

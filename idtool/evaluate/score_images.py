@@ -21,7 +21,6 @@ from idtool.evaluate.bench import summary
 from idtool.evaluate.features import Runtime
 from idtool.evaluate.folder import Bench
 from idtool.evaluate.metrics import METRICS
-from idtool.evaluate.metrics.charis import DERIVED
 from idtool.evaluate.pictures import pictures, read_prompts, rows_of_folder, rows_of_table
 from idtool.evaluate.report import write_reports
 from idtool.evaluate.score_methods import score_methods
@@ -111,7 +110,7 @@ def evaluate(file: ConfigFile, request: EvaluateRequest, progress: Reporter) -> 
         )
         real = [to_uri(str(path.absolute())) for path in pictures(Path(request.real))] if request.real else ()
         score_methods(folder, rows, chosen, runtime, real=real, force=request.force)
-        write_reports(folder.path, seed=request.seed, derived=DERIVED)
+        write_reports(folder.path, seed=request.seed)
         return summary(folder.path)
 
 

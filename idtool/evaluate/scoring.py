@@ -20,6 +20,7 @@ from idtool.evaluate.measures.base import Measure, in_order
 from idtool.evaluate.metrics import METRICS
 from idtool.evaluate.metrics.base import IdentityMetric, Metric, SampleMetric, SetMetric, SetScore, Unscored
 from idtool.evaluate.samples import Sample, key_of
+from idtool.evaluate.statistics.derived import known
 
 VERSION = 1
 """Of the schema of scores."""
@@ -314,6 +315,10 @@ def parse_families(text: Sequence[str] | None, default: Sequence[str]) -> list[s
         return list(METRICS)
     for name in names:
         METRICS.get(name)
+    # The number of a whole set follows from the means of its parts, which must then be there.
+    derived = known()
+    parts = ((*(derived[name].families if name in derived else ()), name) for name in names)
+    names = list(dict.fromkeys(one for families in parts for one in families))
     if text and not names:
         raise UsageError("--metrics names nothing.", f"Available: {', '.join(METRICS)}.")
     return names or list(default)

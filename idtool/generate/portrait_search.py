@@ -17,6 +17,9 @@ from idtool.engine.operator import Context
 from idtool.generate.baselines import fitted
 from idtool.generate.method import Image, Made, Method, MethodSettings, Request
 
+REMEMBERED = 64
+"""Portraits that a worker remembers, 3 MB each."""
+
 
 class SearchSettings(MethodSettings):
     candidates: int = Field(default=6, ge=1, le=256)
@@ -46,6 +49,8 @@ class PortraitSearch(Method):
             return load(self.bound[role][0], device=context.device, threads=context.threads)
 
         self.portraits, self.detector, self.identity = ready("portraits"), ready("faces"), ready("identity")
+        self.found: dict[tuple[bytes, str], tuple[float, Image]] = {}
+        """What was found for a face, seed and settings: requests that differ in their prompt alone get the same."""
 
     def generate(self, requests: Sequence[Request]) -> Sequence[Made | Exception]:
         return [self._one(request) for request in requests]
@@ -58,7 +63,17 @@ class PortraitSearch(Method):
         assert isinstance(settings, SearchSettings)  # noqa: S101 - the registry pairs class and settings
         person = request.people[0]
         wanted = self._embed([person.image], [person.face])[0]
-        draw = np.random.default_rng(request.seed)
+        key = (wanted.tobytes(), f"{request.seed} {settings.model_dump_json(exclude={'width', 'height'})}")
+        if key not in self.found:
+            if len(self.found) >= REMEMBERED:
+                self.found.clear()
+            self.found[key] = self._search(wanted, request.seed, settings)
+        cosine, image = self.found[key]
+        return Made(fitted(image, request.width, request.height), {"searched_cosine": round(cosine, 4)})
+
+    def _search(self, wanted: Any, seed: int, settings: SearchSettings) -> tuple[float, Image]:
+        """The best cosine, and its portrait."""
+        draw = np.random.default_rng(seed)
         best: tuple[float, Any, Image] | None = None
         for number in range(settings.rounds + 1):
             count = settings.candidates if number == 0 else max(1, settings.candidates // 2)
@@ -71,7 +86,7 @@ class PortraitSearch(Method):
                 if best is None or score > best[0]:
                     best = (score, noise, image)
         assert best is not None  # noqa: S101 - at least one candidate
-        return Made(fitted(best[2], request.width, request.height), {"searched_cosine": round(best[0], 4)})
+        return best[0], best[2]
 
     def _render(self, z: Any, truncation: float) -> list[Image]:
         styles = self.portraits.truncate(self.portraits.style(z), truncation)

@@ -50,7 +50,7 @@ class TransformersClip(ImageText):
             )
         self._is_siglip = config.model_type != "clip"
         self._tokenizer = _tokenizer(weights)
-        self._pictures = preprocess.of_checkpoint(weights, threads)
+        self._pictures = preprocess.of_checkpoint(weights, torch_runtime.preparers(self._device, threads))
         network = torch_runtime.pretrained(classes[config.model_type], weights)
         self.scale = float(network.logit_scale.detach().double().exp())
         self._network = torch_runtime.ready(network, self._device, dtype)

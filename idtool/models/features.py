@@ -63,10 +63,11 @@ class VitFeatures:
         self._preproc = preproc or ("hub" if is_vit else "hf")
         self._device = torch_runtime.device_of(device, threads)
         self._turns = torch_runtime.Turns(self._device)
+        preparers = torch_runtime.preparers(self._device, threads)
         if self._preproc == "hf":
-            self._pictures = preprocess.of_checkpoint(weights, threads)
+            self._pictures = preprocess.of_checkpoint(weights, preparers)
         else:
-            self._pictures = preprocess.cropped(config.image_size if is_vit else _side(weights), threads)
+            self._pictures = preprocess.cropped(config.image_size if is_vit else _side(weights), preparers)
         cls = getattr(transformers, _CLASSES[config.model_type])
         # DINO has no pooler: it would be left at random, and refused.
         own: dict[str, Any] = {"add_pooling_layer": False} if is_vit else {}

@@ -52,7 +52,9 @@ class OpenClip(ImageText):
         shown = network.visual.preprocess_cfg
         words = f"open_clip (Pillow): {json.dumps(shown, sort_keys=True)}"
         self._pictures = preprocess.of_pipeline(
-            image_transform_v2(PreprocessCfg(**shown), is_train=False), words, threads
+            image_transform_v2(PreprocessCfg(**shown), is_train=False),
+            words,
+            torch_runtime.preparers(self._device, threads),
         )
         self.scale = float(network.logit_scale.detach().double().exp())
         self.dim, self.limit = int(settings["embed_dim"]), int(self._tokenizer.context_length)

@@ -22,6 +22,8 @@ from idtool.models.index import open_url
 from idtool.models.index_settings import settings
 
 GITHUB_RAW = "https://raw.githubusercontent.com"
+GITHUB = "https://github.com"
+RELEASE = "releases/download/"
 GITHUB_LARGE = "https://media.githubusercontent.com/media"
 """Where GitHub keeps the content of Git LFS files; at the other address there is a few lines of text in place of it."""
 INSIGHTFACE_PACKS = "https://github.com/deepinsight/insightface/releases/download/model-zoo"
@@ -75,13 +77,15 @@ def github_cached(address: Address) -> Path | None:
 
 
 def github_fetch(address: Address) -> None:
-    """One file of a repository at a revision, the default branch's newest where none is named."""
+    """One file of a repository at a revision, the default branch's newest where none is named; at a revision
+    `releases/download/<tag>`, a file of that release."""
     target = _github_file(address)
     target.parent.mkdir(parents=True, exist_ok=True)
     place = quote(f"{address.name}/{address.revision or 'HEAD'}/{address.file}")
     with _scratch(target.parent) as folder:
         file = folder / "file"
-        _download(f"{GITHUB_RAW}/{place}", file)
+        released = (address.revision or "").startswith(RELEASE)
+        _download(f"{GITHUB if released else GITHUB_RAW}/{place}", file)
         with file.open("rb") as start:
             pointer = start.read(len(_POINTER)) == _POINTER
         if pointer:

@@ -172,6 +172,7 @@ _TRIALS: dict[str, Callable[[Any], Verdict]] = {
     "portraits": _portraits,
     "clip": _clip,
     "features": _features,
+    "inception": _features,
     "aesthetic": _score,
     "iqa": _score,
     "expression": _expression,

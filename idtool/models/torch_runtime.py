@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from idtool.engine.local import available_cpus
 from idtool.engine.operator import is_out_of_memory
 from idtool.errors import MissingError, UsageError
 from idtool.models import runtime, sources
@@ -26,6 +27,15 @@ Floats = npt.NDArray[np.float32]
 PACKAGES = ("torch", "torchvision", "transformers")
 """What a wrapper of a transformers model needs; for the class variable `packages`."""
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+MOST_PREPARERS = 16
+
+
+def preparers(device: Any, threads: int) -> int:
+    """Threads that make pictures ready for a network on a torch device. Beside an accelerator the CPUs have nothing
+    else to do, and one of them would let it wait."""
+    return threads if device.type == "cpu" else max(threads, min(MOST_PREPARERS, available_cpus()))
 
 
 def device_of(device: str, threads: int = 1) -> Any:

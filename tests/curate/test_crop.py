@@ -7,14 +7,17 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from idtool.curate import ffhq
 from idtool.curate.crop import Crop, CropSettings, bounds, boxed, framed
 from idtool.curate.registry import STEPS
-from idtool.engine.operator import Rejected
-from idtool.engine.step import Env
+from idtool.engine.apply import apply
+from idtool.engine.operator import OUTCOME, Context, Rejected
+from idtool.engine.step import Binding, Env
+from idtool.evaluate.measure import MeasureSettings, MeasureStep
 from idtool.media.store import MediaStore
 from tests.curate import short_recipes
 from tests.zoo import Zoo
@@ -154,6 +157,42 @@ def test_photos_that_are_framed_as_ffhq_stay_as_they_are(fixtures: Path) -> None
     assert (off < 0.08 * 512).all(), off
 
 
+@pytest.mark.offline_weights
+@pytest.mark.fixtures
+def test_a_real_face_is_found_where_ffhq_has_it(fixtures: Path, tmp_path: Path) -> None:
+    """Through the step's operators, with a real detector and a real recognition network."""
+    roles = {"faces": "scrfd-500m", "identity": "arcface-mbf"}
+    env = Env("offline", {role: (Binding(role, model),) for role, model in roles.items()})
+    names = ("identities/obama/00_face_recognition.jpg", "singles/cc_sunak.jpg", "hard/yaw_45.jpg")
+    sizes = [Image.open(fixtures / name).size for name in names]
+    rows = [
+        {"id": f"{k}" * 32, "kind": "image", "media": str(fixtures / name), "width": size[0], "height": size[1]}
+        for k, (name, size) in enumerate(zip(names, sizes, strict=True))
+    ]
+    measure = MeasureStep(MeasureSettings(measures=("faces", "identity")), env)
+    table = pa.Table.from_pylist(rows)
+    [operator] = measure.operators()
+    operator.setup(Context(run_dir=str(tmp_path)))
+    table = operator(table).drop_columns(OUTCOME.names)
+    step = Crop(CropSettings(size=384, keep="both"), env)
+    step.reads({field.name: field for field in table.schema})
+    assert [binding.model for binding in step.models()] == ["scrfd-500m", "arcface-mbf"]
+    operators = step.operators()
+    for operator in operators:
+        operator.setup(Context(run_dir=str(tmp_path)))
+    out = apply(operators, table).to_pylist()
+    photos = {row["id"]: row for row in out if not row["made_here"]}
+    crops = [row for row in out if row["made_here"]]
+    assert len(photos) == len(crops) == 3 and all(row["status"] == "kept" for row in out)
+    for crop in crops:
+        points = np.array(crop["face_kps"]).reshape(5, 2)
+        eyes, mouth = points[:2].mean(axis=0), points[3:].mean(axis=0)
+        assert abs(points[0][1] - points[1][1]) < 0.06 * 384
+        assert (eyes[0] + mouth[0]) / 2 == pytest.approx(192, abs=0.05 * 384)
+        assert eyes[1] < 0.5 * 384 < mouth[1] < 0.8 * 384
+        assert np.dot(crop["embedding"], photos[crop["parent"]]["embedding"]) > 0.9
+
+
 # -- through the command line ----------------------------------------------------------------------------------------
 
 
@@ -163,7 +202,7 @@ def portraits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("portraits")
     Image.fromarray(drawn_person(1, centre=(320, 240), radius=110)).save(folder / "large.png")
     Image.fromarray(drawn_person(1, centre=(320, 240), radius=40)).save(folder / "small.png")
-    Image.fromarray(drawn_person(2, centre=(30, 240), radius=100)).save(folder / "edge.png")
+    Image.fromarray(drawn_person(2, centre=(60, 240), radius=120)).save(folder / "edge.png")
     Image.fromarray(np.full((480, 640, 3), (60, 110, 90), np.uint8)).save(folder / "nobody.png")
     return folder
 
@@ -173,7 +212,7 @@ def steps(**settings: Any) -> list[dict[str, Any]]:
 
 
 def test_crops_take_the_place_of_their_pictures(tiny: Zoo, portraits: Path, tmp_path: Path) -> None:
-    config = short_recipes.write(tmp_path, tiny, steps(size=256), "faces", "identity")
+    config = short_recipes.write(tmp_path, tiny, steps(size=256, max_outside=0.1), "faces", "identity")
     run = short_recipes.curate(config, tmp_path / "run", portraits)
     rows = {row["name"]: row for row in short_recipes.rows_of(run, "crop")}
     assert {name: row["reason"] for name, row in rows.items()} == {
@@ -195,10 +234,9 @@ def test_crops_take_the_place_of_their_pictures(tiny: Zoo, portraits: Path, tmp_
     assert crop["format"] == "jpeg" and crop["licence"] == source["licence"] and crop["uri"] == source["uri"]
     stored = MediaStore(run.store_root).path(crop["media"])
     assert stored.stat().st_size == crop["bytes"] and Image.open(stored).size == (256, 256)
-    # Measured anew: the face is where FFHQ has it, and the same person's.
-    assert crop["faces"] == 1 and np.dot(crop["embedding"], source["embedding"]) > 0.7
-    eyes = np.array(crop["face_kps"]).reshape(5, 2)[:2].mean(axis=0)
-    assert eyes == pytest.approx([128, 128 * 0.96], abs=12)
+    # Measured anew, of other pixels.
+    assert crop["faces"] >= 1 and crop["embedding"] is not None and crop["embedding"] != source["embedding"]
+    assert crop["face_kps"] != source["face_kps"]
     # What was rejected still names the picture.
     assert rows["small.png"]["id"] == sources["small.png"]["id"] and rows["small.png"]["threshold"] == "<= 1.1"
     again = short_recipes.curate(config, tmp_path / "again", portraits)

@@ -7,6 +7,7 @@ import io
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,10 @@ from PIL import Image, ImageOps
 
 from idtool.curate import dataset, folders
 from idtool.curate.export import Export, ExportSettings, export_run
+from idtool.curate.formats import Found
+from idtool.curate.formats.check import checked
+from idtool.curate.formats.parquet import ParquetFormat
+from idtool.curate.layout import PAIRS
 from idtool.engine.operator import ERROR, KEPT
 from idtool.engine.step import Env, TableContext
 from idtool.errors import QualityError, RunFailed, UsageError
@@ -181,15 +186,34 @@ def split_of(folder: Path, identity: str) -> str:
     return files.pop()
 
 
-def test_verification_finds_a_person_that_is_still_there(run):
+def test_verification_finds_rows_that_are_not_as_they_were_written(run):
     result = export_run(run)
-    row = rows_of(run / "dataset")[0]
-    with pytest.raises(RunFailed, match="removed person"):
-        dataset.verify(run / "dataset", result["pairs"], {row["identity"]}, set())
-    with pytest.raises(RunFailed, match="removed person"):
-        dataset.verify(run / "dataset", result["pairs"], set(), {row["a_id"]})
+    folder = run / "dataset"
+    place = {row["id"]: (split_of(folder, row["identity"]), 0) for row in rows_of(folder)}
+
+    def verify(place: dict, found: list[Found] | None = None) -> None:
+        read = ParquetFormat.read(folder, PAIRS, whole=False) if found is None else found
+        list(checked(read, folder, PAIRS, place, whole=False))
+
+    verify(place)
+    assert len(place) == result["pairs"]
     with pytest.raises(RunFailed, match="rows, not"):
-        dataset.verify(run / "dataset", result["pairs"] + 1, set(), set())
+        verify({**place, "one more": ("train", 0)})
+    some = next(iter(place))
+    with pytest.raises(RunFailed, match="not written to"):
+        verify({**place, some: ("elsewhere", 0)})
+    whole = list(ParquetFormat.read(folder, PAIRS, whole=True))
+    with pytest.raises(RunFailed, match="not written to"):
+        verify(place, [*whole, whole[0]])
+    moved = [replace(one, split="train") for one in whole if one.row["identity"] == "ada"]
+    moved[0] = replace(moved[0], split="val")
+    with pytest.raises(RunFailed, match="in two splits"):
+        verify({one.row["id"]: (one.split, 0) for one in moved}, moved)
+    with pytest.raises(RunFailed, match="no row of"):
+        verify(place, [Found("data/stray.jpg", "data", None, {"": b"x"})])
+    bare = [replace(one, pictures={"a_image": b"x"}) for one in whole]
+    with pytest.raises(RunFailed, match="has no b_image"):
+        list(checked(bare, folder, PAIRS, place, whole=True))
 
 
 def test_a_run_stopped_before_its_export_is_exported_as_its_recipe_says(run):
@@ -213,7 +237,7 @@ def test_a_removed_photo_is_found_by_what_would_be_shipped_of_it(run, tmp_path, 
         return {**image, "bytes": dataset.encode_for_export(data)[0]} if "ada" in media else image
 
     monkeypatch.setattr(dataset.ImageSource, "get", get)
-    with pytest.raises(RunFailed, match="removed person"):
+    with pytest.raises(QualityError, match="have a picture of a removed person"):
         export_run(run, tmp_path / "out", remove_identity=(person,))
     assert not (tmp_path / "out").exists()
 

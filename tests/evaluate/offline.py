@@ -17,9 +17,7 @@ from idtool.engine.local import LocalExecutor
 from idtool.engine.operator import Context
 from idtool.engine.step import Binding, Env
 from idtool.evaluate.features import Runtime
-from idtool.evaluate.measures import MEASURES
 from idtool.evaluate.measures.base import Image, Item, Measure, in_order
-from idtool.evaluate.metrics import METRICS
 from idtool.evaluate.samples import MADE, SCHEMA, Sample, key_of
 from idtool.evaluate.scoring import look_at
 
@@ -93,36 +91,3 @@ def see(measure: type[Measure], bound: Env, items: Sequence[Item], folder: Path)
         if not isinstance(values, Exception):
             item.values.update(values)
     return said
-
-
-def register() -> None:
-    """Metrics and measures of people, until the registries list them."""
-    measures, metrics = "idtool.evaluate.measures", "idtool.evaluate.metrics"
-    for name, cls in {
-        "people_pose": f"{measures}.people_pose:PeoplePose",
-        "people_mesh": f"{measures}.people_pose:PeopleMesh",
-        "people_expression": f"{measures}.people_expression:PeopleExpression",
-        "people_expression2": f"{measures}.people_expression:PeopleExpression2",
-    }.items():
-        if name not in MEASURES:
-            MEASURES.register(name, cls)
-    for name, cls in {
-        "expr": f"{metrics}.expression:Expr",
-        "expr_accuracy": f"{metrics}.expression:ExprAccuracy",
-        "pose": f"{metrics}.pose:Pose",
-        "face_found": f"{metrics}.faces:FaceFound",
-        "extra_faces": f"{metrics}.faces:ExtraFaces",
-        "leakage": f"{metrics}.leakage:Leakage",
-        "identity_diversity": f"{metrics}.diversity:IdentityDiversity",
-        "copy_paste": f"{metrics}.copy_paste:CopyPaste",
-        "copy_paste_pose": f"{metrics}.copy_paste:PoseCopied",
-        "copy_paste_expression": f"{metrics}.copy_paste:ExpressionCopied",
-        "copy_paste_framing": f"{metrics}.copy_paste:FramingCopied",
-        "copy_paste_background": f"{metrics}.copy_paste:BackgroundCopied",
-        "facesim_explained": f"{metrics}.explained:FacesimExplained",
-    }.items():
-        if name not in METRICS:
-            METRICS.register(name, cls)
-
-
-register()

@@ -19,10 +19,7 @@ from idtool.evaluate.metrics.judged import DERIVED as PRODUCTS
 from idtool.evaluate.metrics.judged import JudgeAgreement
 from idtool.evaluate.samples import Sample
 from idtool.evaluate.scoring import choose
-from tests.evaluate import judging
 from tests.evaluate.offline import sample
-
-judging.register()
 
 # Instruct Identity: identity (CP), prompt (PF), colour (RC), quality (VQ) and CHARIS as printed.
 TABLES = {

@@ -201,10 +201,11 @@ def test_crops_show_enough() -> None:
 
 
 def test_what_is_looked_for() -> None:
-    assert regions.fixed(None) == regions.fixed("{}") == regions.fixed('{"subject": "Person"}')
+    assert regions.fixed(None) == regions.fixed("{}") == regions.fixed('{"class": "Person"}')
+    assert regions.fixed('{"class": "woman"}') == regions.fixed('{"class": "mixed"}') == regions.fixed(None)
     assert regions.fixed(None).subject == "person" and "hair" in regions.fixed(None).parts
-    assert regions.fixed('{"subject": "animal"}').source == "fixed list: animal"
-    phone = regions.fixed('{"subject": "retro telephone"}')
+    assert regions.fixed('{"class": "animal"}').source == "fixed list: animal"
+    phone = regions.fixed('{"class": "retro telephone"}')
     assert (phone.subject, phone.source) == ("retro telephone", "fixed list: object")
     said = {"subject": "A Dog.", "parts": ["Left ear", "left-ear tuft", "tail!", "TAIL", "a dog", "", "one two x y z"]}
     assert regions.named(said) == Labels("a dog", ("left ear", "left-ear tuft", "tail"), "judge")
@@ -387,7 +388,7 @@ def test_regions_of_several_references_are_pooled(tiny: Zoo, tmp_path: Path) -> 
     assert not isinstance(bare, Exception)
     assert (bare["color_pairs"], bare["color_why"]) == (0, "no part is found in both pictures")
     assert bare.get("color_score") is None
-    cat = measure([item(red, red, slices='{"subject": "cat"}')])[0]
+    cat = measure([item(red, red, slices='{"class": "cat"}')])[0]
     assert not isinstance(cat, Exception) and cat["color_why"] == "no cat found in reference 1"
 
 

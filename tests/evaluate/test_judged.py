@@ -21,14 +21,13 @@ from idtool.evaluate.measures import MEASURES
 from idtool.evaluate.metrics import METRICS
 from idtool.evaluate.scoring import images_of
 from idtool.models.openai_wire import is_strict
-from tests.evaluate import judging, tiny_networks
+from tests.evaluate import tiny_networks
 from tests.evaluate.judging import QUESTIONS, asked, binding, scores
 from tests.evaluate.offline import runtime
 from tests.evaluate.tiny_networks import row, saved
 from tests.models.chat_server import ChatServer, Reply, Request, fails, says
 from tests.zoo import Zoo
 
-judging.register()
 JUDGEMENTS = [name for name in MEASURES if name.startswith("judge_")]
 TEXT = "a dog that {text} in the snow"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tests.evaluate.tiny_networks  # noqa: F401 - registers families until the registry has them
 from idtool.evaluate.metrics import METRICS
 from tests.conftest import REPO
 

@@ -27,18 +27,9 @@ from idtool.evaluate.metrics.kernel_distance import (
 )
 from idtool.evaluate.samples import Sample
 from idtool.evaluate.scoring import choose
-from idtool.models import WRAPPERS
-from tests.evaluate.tiny_networks import registered, row, saved, scored
+from tests.evaluate.tiny_networks import row, saved, scored
 from tests.zoo import Zoo
 from tests.zoo.inception import FILE, inception
-
-# Until the registries have them.
-registered("inception", "idtool.evaluate.measures.inception:Inception")
-registered("fid", "idtool.evaluate.metrics.frechet:Fid")
-registered("kid", "idtool.evaluate.metrics.kernel_distance:Kid")
-registered("cmmd", "idtool.evaluate.metrics.kernel_distance:Cmmd")
-if "fid-inception" not in WRAPPERS:
-    WRAPPERS.register("fid-inception", "idtool.models.inception:FidInception")
 
 RNG = np.random.default_rng(0)
 MIX = RNG.normal(size=(24, 24)) / 5

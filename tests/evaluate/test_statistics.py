@@ -18,7 +18,7 @@ from idtool.evaluate.scoring import SCHEMA
 from idtool.evaluate.statistics import bootstrap, flips
 from idtool.evaluate.statistics.bootstrap import Resamples, cluster_bootstrap, first_rows, totals
 from idtool.evaluate.statistics.correction import benjamini_hochberg, holm
-from idtool.evaluate.statistics.derived import parts_of
+from idtool.evaluate.statistics.derived import known, parts_of
 from idtool.evaluate.statistics.flips import flip_test
 from idtool.evaluate.statistics.letters import compact_letters
 from idtool.evaluate.statistics.matrix import read_matrix, side_by_side
@@ -266,6 +266,15 @@ def test_the_parts_of_a_metric() -> None:
     assert whole.statistic(means) == pytest.approx([(0.8 * 0.5**3) ** 0.25, 0.0])
     assert other.lacking == ("lacking",) and "score them too" in other.note
     assert np.isnan(other.statistic(means)).all(), "never the mean of the samples in its place"
+
+
+def test_rules_of_idtool_are_of_metrics_that_there_are() -> None:
+    from idtool.evaluate.metrics import METRICS
+
+    rules = known()
+    assert rules["charis"].families == ("charis_id", "charis_prompt", "charis_color", "charis_quality")
+    for name, rule in rules.items():
+        assert {name, *rule.families} <= set(METRICS), name
 
 
 def test_a_linear_rule_has_the_interval_and_the_p_value_of_its_sum() -> None:

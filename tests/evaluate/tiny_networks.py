@@ -13,7 +13,6 @@ from PIL import Image
 from idtool.engine.step import Binding, Env
 from idtool.evaluate import samples
 from idtool.evaluate.features import ensure
-from idtool.evaluate.metrics import METRICS
 from idtool.evaluate.scoring import Scorer, choose, images_of, look_at
 from idtool.media import images
 from tests.evaluate.offline import runtime
@@ -83,48 +82,3 @@ class Scored:
     def of(self, metric: str) -> list[float]:
         """The metric's values in the order of the samples' ids."""
         return [value for (name, _), value in sorted(self.values.items()) if name == metric]
-
-
-def registered(name: str, place: str) -> None:
-    """Until the registries have them."""
-    from idtool.evaluate.measures import MEASURES
-
-    registry: Any = MEASURES if ".measures." in place else METRICS
-    if name not in registry:
-        registry.register(name, place)
-
-
-NEW = {
-    **{
-        f"{name}{number}": f"idtool.evaluate.measures.ranked:{cls}{number}"
-        for name, cls in (
-            ("clip", "Clip"),
-            ("prompt_clip", "PromptClip"),
-            ("features", "Features"),
-            ("aesthetic", "Aesthetic"),
-            ("iqa", "Iqa"),
-        )
-        for number in (2, 3)
-    },
-    "prompt_clip": "idtool.evaluate.measures.prompt:PromptClip",
-    "face_regions": "idtool.evaluate.measures.face_regions:FaceRegions",
-    "face_regions_fullframe": "idtool.evaluate.measures.face_regions:FaceRegionsFullframe",
-    "clip_t": "idtool.evaluate.metrics.clip:ClipT",
-    "clipscore": "idtool.evaluate.metrics.clip:ClipScore",
-    "clipscore_w": "idtool.evaluate.metrics.clip:ClipScoreW",
-    "prompt_cut": "idtool.evaluate.metrics.clip:PromptCut",
-    "clip_i": "idtool.evaluate.metrics.clip:ClipI",
-    "dino": "idtool.evaluate.metrics.features:Dino",
-    "fgis": "idtool.evaluate.metrics.fgis:Fgis",
-    "fgis_coverage": "idtool.evaluate.metrics.fgis:FgisCoverage",
-    "fgis_region": "idtool.evaluate.metrics.fgis:FgisRegion",
-    "aesthetic": "idtool.evaluate.metrics.quality:Aesthetic",
-    "iqa": "idtool.evaluate.metrics.quality:Iqa",
-    "quality": "idtool.evaluate.metrics.quality:Quality",
-    "sharpness": "idtool.evaluate.metrics.quality:Sharpness",
-    "nsfw": "idtool.evaluate.metrics.quality:Nsfw",
-    "seconds": "idtool.evaluate.metrics.cost:Seconds",
-    "peak_memory": "idtool.evaluate.metrics.cost:PeakMemory",
-}
-for _name, _place in NEW.items():
-    registered(_name, _place)

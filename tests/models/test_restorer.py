@@ -84,11 +84,12 @@ def test_fingerprint_names_file_and_settings(restorer: Any) -> None:
     assert len(facts["sha256"]) == 64 and facts["dtype"] == "float32" and "128 px" in facts["preprocessing"]
 
 
-def test_half_precision_is_close(tiny: Zoo, restorer: Any) -> None:
-    crop = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
-    # Close before rounding picks another code; with the same codes the pictures agree.
-    rough = load(bound(file=FILE, dtype="bfloat16"))
-    assert rough.restore([crop], 1.0)[0].shape == crop.shape
+def test_half_precision_is_close(restorer: Any) -> None:
+    crops = [np.random.default_rng(k).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8) for k in range(2)]
+    rough = load(bound(file=FILE, dtype="bfloat16")).restore(crops, 1.0)
+    for close, far in zip(restorer.restore(crops, 1.0), rough, strict=True):
+        # Of these two crops the same codes are chosen; of others rounding may choose another one.
+        assert np.abs(close.astype(int) - far).mean() < 0.06 * close.std()
 
 
 def test_wrong_checkpoints(tiny: Zoo, tmp_path: Path) -> None:

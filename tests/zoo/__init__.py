@@ -24,6 +24,7 @@ BUILDERS: dict[str, tuple[str, str]] = {
     "siglip-v2.5": ("tests.zoo.heads:siglip_v25", "tiny/siglip-v2.5"),
     "face-pack": ("tests.zoo.face_pack:face_pack", "insightface/tiny"),
     "facenet": ("tests.zoo.recognition:facenet", "tiny/facenet"),
+    "inception": ("tests.zoo.inception:inception", "tiny/inception"),
     "adaface": ("tests.zoo.recognition:adaface", "tiny/adaface"),
     "yunet": ("tests.zoo.recognition:yunet", "tiny/yunet"),
     "sface": ("tests.zoo.recognition:sface", "tiny/sface"),

@@ -21,6 +21,12 @@ ROLES: dict[str, list[dict[str, Any]]] = {
     "attributes": [{"model": "insightface:tiny"}],
     "clip": [{"model": "hf:tiny/clip"}, {"model": "open_clip:tiny-clip/random"}, {"model": "hf:tiny/siglip2"}],
     "features": [{"model": "hf:tiny/dino"}, {"model": "hf:tiny/dinov2"}, {"model": "hf:tiny/dinov3"}],
+    "inception": [
+        {
+            "model": "hf:tiny/inception",
+            "options": {"format": "fid-inception", "file": "pt_inception-2015-12-05-6726825d.pth"},
+        }
+    ],
     "aesthetic": [
         {
             "model": "hf:tiny/siglip-v2.5",

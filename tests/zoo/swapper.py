@@ -14,14 +14,15 @@ TARGET, SOURCE, SIDE, WIDTH = "target", "source", 128, 512
 
 
 def inswapper(folder: Path) -> None:
-    """A network of random weights, in which picture and embedding both tell."""
+    """A network of random weights, in which picture and embedding both tell; a face is still seen in what it draws."""
     random = np.random.default_rng(0)
     graph = Graph()
     kernel = graph.constant(random.normal(size=(3, 3, 3, 3)) / 4)
     drawn = graph.add("Conv", TARGET, kernel, kernel_shape=[3, 3], pads=[1] * 4)
     tint = graph.add("MatMul", SOURCE, graph.constant(random.normal(size=(WIDTH, 3)) * 4))
     tint = graph.add("Reshape", tint, graph.constant(np.array([1, 3, 1, 1], np.int64)))
-    _save(graph, graph.add("Sigmoid", graph.add("Add", drawn, tint)), folder / FILE)
+    veil = graph.add("Mul", graph.add("Sigmoid", graph.add("Add", drawn, tint)), graph.constant(0.4))
+    _save(graph, graph.add("Add", graph.add("Mul", TARGET, graph.constant(0.6)), veil), folder / FILE)
 
 
 def always(crop: np.ndarray, path: Path) -> Path:

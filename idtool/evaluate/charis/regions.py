@@ -29,6 +29,8 @@ FIXED: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "object": ("object", ("top", "body", "bottom", "handle", "lid", "label")),
 }
 """Class of subject -> the phrase that finds it, and its parts."""
+PERSON = frozenset(("man", "woman", "boy", "girl", "child", "baby", "mixed"))
+"""Values of the slice `class` that are people; `mixed` stands for people of several classes in one picture."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,10 @@ class Labels:
 
 
 def fixed(slices: str | None) -> Labels:
-    """The list for the sample's slice `subject` (a JSON object): person where there is none. A subject that is none of
+    """The list for the sample's slice `class` (a JSON object): person where there is none. A subject that is none of
     the classes is looked for by its own name, and has the parts of an object."""
-    given = str((json.loads(slices) if slices else {}).get("subject") or "person").strip().lower()
+    given = str((json.loads(slices) if slices else {}).get("class") or "person").strip().lower()
+    given = "person" if given in PERSON else given
     kind = given if given in FIXED else "object"
     phrase, parts = FIXED[kind]
     return Labels(phrase if given in FIXED else given, parts, f"fixed list: {kind}")

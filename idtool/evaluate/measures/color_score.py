@@ -17,6 +17,7 @@ from idtool.evaluate.charis.color_score import Colours
 from idtool.evaluate.charis.questions import question
 from idtool.evaluate.charis.regions import Labels, Outline, Part
 from idtool.evaluate.measures.base import Image, Item, Measure, SampleItem, Values, column
+from idtool.evaluate.measures.judge import LONG_SIDE as JUDGED_SIDE
 from idtool.models.ask import Answer
 from idtool.models.asking import reduced
 from idtool.models.caption_checks import MACHINE, Unavailable
@@ -102,7 +103,7 @@ class ColorScore(Measure):
         """What the judge says of each reference; nothing where none is bound."""
         if "judge" not in self.models:
             return {}
-        asks = [question("parts").ask([image]) for image in references.values()]
+        asks = [question("parts").ask([reduced(image, JUDGED_SIDE)]) for image in references.values()]
         return dict(zip(references, self.models["judge"].ask(asks), strict=True))
 
     def _outlined(

@@ -1,28 +1,24 @@
-"""What `idtool nightly` does: one night, and before it the night that broke off."""
+"""What `idtool nightly` does: one night, and before it the nights that broke off."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from idtool.config import ConfigFile
 from idtool.console import Reporter
-from idtool.errors import IdtoolError, Interrupted, QualityError, UsageError
+from idtool.errors import IdtoolError, Interrupted, QualityError, RunFailed, UsageError
 from idtool.evaluate.bench import BenchRequest, bench
-from idtool.evaluate.compare import compare
-from idtool.evaluate.folder import Bench
-from idtool.evaluate.metrics.charis import DERIVED
+from idtool.evaluate.nightly.judge import SCRATCH, check, judge
 from idtool.evaluate.nightly.notify import notify
-from idtool.evaluate.nightly.settings import Nightly, to_yaml
+from idtool.evaluate.nightly.settings import DATE, Nightly, recorded
 from idtool.evaluate.nightly.store import Store
-from idtool.evaluate.regression import load_rules
 from idtool.evaluate.suite import load_suite
 from idtool.run import lock_folder, write_json
 
@@ -33,187 +29,171 @@ DONE = "night.json"
 def nightly(file: ConfigFile, job: Nightly, progress: Reporter, *, on: date | None = None) -> dict[str, Any]:
     """Run the night of `on` (today, UTC); returns its summary. First finishes nights that broke off.
 
-    Raises QualityError (exit 3) when the night is complete and no good one: an expectation, a floor or a rule of
-    regression is broken; whatever `bench` raises when it cannot be completed. The hook is told in every case.
+    Raises QualityError (exit 3) when the night is complete and no good one: a method failed, an expectation, a floor or
+    a rule of regression is broken; whatever `bench` raises when it cannot be completed. The hook is told of every end
+    but a stop by hand.
     """
-    suite = load_suite(job.suite)
-    store = Store(job.store, suite.name)
-    work = Path(job.work) / suite.name
-    work.mkdir(parents=True, exist_ok=True)
     day = (on or datetime.now(UTC).date()).isoformat()
-    with ExitStack() as stack:
-        stack.callback(os.close, lock_folder(work))
+    told: dict[str, Any] = {"suite": Path(job.suite).stem, "date": day}
+    with _telling(job, told, progress), ExitStack() as stack:
+        told["suite"] = load_suite(job.suite).name
+        store = Store(job.store, told["suite"])
+        work = Path(job.work) / told["suite"]
+        stack.callback(os.close, _alone(work))
         stack.enter_context(store.locked(job.stale_lock_hours))
-        for broken in _unfinished(work, before=day):
-            progress.note(f"the night of {broken} broke off: it is finished first")
-            try:
-                _one(file, job, store, work, broken, progress)
-            except Interrupted:
-                raise
-            except IdtoolError as error:
-                progress.warn(f"the night of {broken}: {error}")
+        check(job, store)
+        nights = _Nights(file, job, store, work, progress)
+        for broken in nights.unfinished(day):
+            nights.finish(broken)
         try:
-            return _one(file, job, store, work, day, progress)
+            nights.run(day, told)
         finally:
-            _tidy(job, store, work, progress)
-
-
-def _unfinished(work: Path, before: str) -> list[str]:
-    """Nights that were begun and are not in the store."""
-    return sorted(
-        folder.name
-        for folder in work.iterdir()
-        if folder.is_dir() and not folder.name.startswith(".") and folder.name < before and not (folder / DONE).exists()
-    )
-
-
-def _one(file: ConfigFile, job: Nightly, store: Store, work: Path, day: str, progress: Reporter) -> dict[str, Any]:
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    folder = work / day
-    told: dict[str, Any] = {"suite": store.root.rpartition("suite=")[2], "date": day, "started": started}
-    try:
-        result = bench(file, _request(job, folder), progress)
-        told |= {"bench": result["bench"], "methods": result["methods"], "leaderboard": result["leaderboard"]}
-        troubles = [*_counts(job, Bench(folder).manifest, folder), *_regressions(job, store, folder, day, told)]
-    except Interrupted:
-        raise
-    except IdtoolError as error:
-        told |= {"good": False, "failed": str(error), "exit_code": error.exit_code}
-        _tell(job, told, progress)
-        raise
-    told |= {"good": not troubles, "troubles": troubles, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
-    told["exit_code"] = QualityError.exit_code if troubles else 0
-    store.publish(folder, day, {**told, "job": to_yaml(job)})
-    write_json(folder / DONE, told)
-    told["store"] = f"{store.shown}/suite={told['suite']}/date={day}"
-    _tell(job, told, progress)
-    if troubles:
-        bad = QualityError(
-            f"The night of {day} is no good one: {troubles[0]}"
-            + (f" And {len(troubles) - 1} more." if len(troubles) > 1 else ""),
-            "Its results are in the store; the next nights are compared with the last good one.",
-        )
-        bad.details = told
-        raise bad
+            nights.tidy(day)
     return told
 
 
-def _request(job: Nightly, folder: Path) -> BenchRequest:
-    return BenchRequest(
-        suite=job.suite,
-        methods=job.methods,
-        identities=job.identities,
-        profile=job.profile,
-        output=folder,
-        metrics=job.metrics,
-        skip_bad_references=job.skip_bad_references,
-        limit=job.limit,
-        seed=job.seed,
-        engine=job.engine,
-        address=job.address,
-        workers=job.workers,
-        device=job.device,
-        batch=job.batch,
-        only="errors" if (folder / "bench.json").exists() else None,
-        models_dir=Path(job.models_dir) if job.models_dir else None,
-    )
+@dataclass(frozen=True)
+class _Nights:
+    """A job at work, alone."""
+
+    file: ConfigFile
+    job: Nightly
+    store: Store
+    work: Path
+    """A folder per night."""
+    progress: Reporter
+
+    def run(self, day: str, told: dict[str, Any]) -> None:
+        """One night from where it is to its end; what there is to tell goes into `told`."""
+        folder = self.work / day
+        (folder / DONE).unlink(missing_ok=True)
+        try:
+            result = bench(self.file, self._request(folder), self.progress)
+        except RunFailed as error:
+            # All is scored and reported but methods that failed, which is a trouble of a complete night. Nothing is
+            # won by doing it again tomorrow: tomorrow's night does.
+            if "leaderboard" not in error.details:
+                raise
+            result = error.details
+        told |= {name: result[name] for name in ("bench", "methods", "skipped", "leaderboard")}
+        told |= judge(self.job, self.store, folder, day)
+        good = not told["troubles"]
+        told |= {"good": good, "exit_code": 0 if good else QualityError.exit_code, "finished": _now()}
+        self.store.publish(folder, day, {**told, "job": recorded(self.job)})
+        write_json(folder / DONE, told)
+        told["store"] = f"{self.store.shown}/suite={told['suite']}/date={day}"
+        if not good:
+            first, *more = told["troubles"]
+            raise QualityError(
+                f"The night of {day} is no good one: {first}" + (f" And {len(more)} more." if more else ""),
+                "Its results are in the store; the next nights are compared with the last good one.",
+            )
+
+    def finish(self, day: str) -> None:
+        """A night that broke off. It must not keep tonight's from running, whatever is wrong with it."""
+        self.progress.note(f"the night of {day} broke off: it is finished first")
+        told: dict[str, Any] = {"suite": self.work.name, "date": day}
+        try:
+            with _telling(self.job, told, self.progress):
+                self.run(day, told)
+        except Interrupted:
+            raise
+        except Exception as error:
+            self.progress.warn(f"the night of {day}: {error}")
+
+    def unfinished(self, day: str) -> list[str]:
+        """Nights before that were begun and are not in the store, as far back as they are tried again."""
+        return [name for name in self._begun(day) if name >= _before(day, self.job.keep.broken)]
+
+    def _begun(self, day: str) -> list[str]:
+        names = sorted(folder.name for folder in self.work.iterdir() if DATE.fullmatch(folder.name))
+        return [name for name in names if name < day and not (self.work / name / DONE).exists()]
+
+    def _request(self, folder: Path) -> BenchRequest:
+        job = self.job
+        return BenchRequest(
+            suite=job.suite,
+            methods=job.methods,
+            identities=job.identities,
+            profile=job.profile,
+            output=folder,
+            metrics=job.metrics,
+            skip_bad_references=job.skip_bad_references,
+            limit=job.limit,
+            seed=job.seed,
+            engine=job.engine,
+            address=job.address,
+            workers=job.workers,
+            device=job.device,
+            batch=job.batch,
+            only="errors" if (folder / "bench.json").exists() else None,
+            models_dir=Path(job.models_dir) if job.models_dir else None,
+        )
+
+    def tidy(self, day: str) -> None:
+        """Throw away what is older than asked for; never the baseline, nor the last good night."""
+        keep = self.job.keep
+        for scratch in self.work.glob(f"{SCRATCH}*"):
+            shutil.rmtree(scratch)
+        for name in self._begun(_before(day, keep.broken)):
+            self.progress.warn(f"the night of {name} was never finished: given up after {keep.broken} days")
+            shutil.rmtree(self.work / name)
+        finished = sorted(path.parent for path in self.work.glob(f"*/{DONE}"))
+        for folder in finished[: -keep.work]:
+            shutil.rmtree(folder)
+        if keep.days is None:
+            return
+        try:
+            nights = self.store.nights()
+            stay = {self.job.baseline, *[night.date for night in nights if night.good][-1:]}
+            for night in nights:
+                if night.date < _before(day, keep.days) and night.date not in stay:
+                    self.progress.note(f"the night of {night.date} is removed from the store")
+                    self.store.remove(night.date)
+        except IdtoolError as error:
+            self.progress.warn(f"nothing was thrown away: {error}")
 
 
-def _counts(job: Nightly, manifest: Mapping[str, Any], folder: Path) -> list[str]:
-    """What the night lacks of what was expected: exact counts and floors."""
-    expect, troubles = job.expect, []
-    methods: Mapping[str, Any] = manifest["methods"]
-    for name in expect.methods:
-        state = methods.get(name, {}).get("state", "not part of the benchmark")
-        if state != "scored":
-            troubles.append(f"method {name} is {state}: {methods.get(name, {}).get('why', '')}".rstrip(": ") + ".")
-    if expect.requests is not None and manifest["requests"] != expect.requests:
-        troubles.append(f"{manifest['requests']} requests per method instead of {expect.requests}.")
-    for name, entry in methods.items():
-        if entry["state"] == "scored" and (name in expect.methods or not entry["baseline"]):
-            share = entry["made"] / entry["requested"] if entry["requested"] else 0.0
-            if share < expect.made:
-                troubles.append(
-                    f"{name} made {entry['made']} of {entry['requested']} images, less than {expect.made:.0%}."
-                )
-    made = {entry["family"] for entry in manifest["metrics"].values()}
-    troubles += [
-        f"metric {family} was not made: {manifest['skipped'].get(family, 'not asked for')}."
-        for family in expect.metrics
-        if family not in made
-    ]
-    return [*troubles, *_gaps(expect.metrics, expect.missing, manifest, folder)]
+def _alone(work: Path) -> int:
+    """The lock of the working folder. UsageError when a night of it is still running."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        return lock_folder(work)
+    except UsageError as error:
+        raise UsageError(error.message, "The last night is still running: wait for it.") from error
+    except OSError as error:
+        raise UsageError(f"Cannot write to {work}: {error.strerror}.", "Give another folder for `work`.") from error
 
 
-def _gaps(families: tuple[str, ...], most: float, manifest: Mapping[str, Any], folder: Path) -> list[str]:
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    names = [name for name, entry in manifest["metrics"].items() if entry["family"] in families]
-    if not names or most >= 1:
-        return []
-    table = pq.read_table(folder / "scores.parquet", columns=["method", "metric", "value"])
-    troubles = []
-    for method in sorted(set(table["method"].to_pylist())):
-        for name in names:
-            rows = table.filter(pc.and_(pc.equal(table["method"], method), pc.equal(table["metric"], name)))
-            if rows.num_rows and rows["value"].null_count / rows.num_rows > most:
-                troubles.append(f"{name} of {method}: {rows['value'].null_count} of {rows.num_rows} not scored.")
-    return troubles
-
-
-def _regressions(job: Nightly, store: Store, folder: Path, day: str, told: dict[str, Any]) -> list[str]:
-    """What rules are broken against the last good night and against the baseline."""
-    good = [night.date for night in store.nights() if night.good and night.date < day]
-    against = {"previous": good[-1] if good else None, "baseline": job.baseline}
-    rules = load_rules(Path(job.regression)) if job.regression else None
-    troubles: list[str] = []
-    told["compared"] = {}
-    for what, which in against.items():
-        if which is None:
-            continue
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            other = Path(which) if Path(which).is_dir() else store.fetch(which, Path(scratch) / which)
-            if not (other / "bench.json").is_file():
-                raise UsageError(
-                    f"The {what} {which} is neither a night of the store nor a benchmark.", "Check its date."
-                )
-            try:
-                result = compare(other, folder, rules, seed=job.seed, derived=DERIVED)
-            except UsageError as error:  # another suite, or other networks: nothing to compare, which must be seen
-                troubles.append(f"The {what} ({which}) cannot be compared: {error}")
-                continue
-        told["compared"][what] = {"with": which, "violations": result.violations}
-        troubles += [f"Against the {what} ({which}): {one['text']}." for one in result.violations]
-    return troubles
+@contextmanager
+def _telling(job: Nightly, told: dict[str, Any], progress: Reporter) -> Iterator[None]:
+    """Tells the hook how a night ended. `told` becomes the details of its error."""
+    told["started"] = _now()
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        if "troubles" not in told:
+            told["failed"] = str(error) or type(error).__name__
+        told |= {"good": False, "exit_code": getattr(error, "exit_code", RunFailed.exit_code)}
+        if isinstance(error, IdtoolError):
+            error.details = told
+        _tell(job, told, progress)
+        raise
+    _tell(job, told, progress)
 
 
 def _tell(job: Nightly, told: dict[str, Any], progress: Reporter) -> None:
     if job.notify is None or (job.notify.on == "trouble" and told["good"]):
         return
-    why = notify(job.notify, told)
-    if why:
+    for why in notify(job.notify, told):
         progress.warn(why)
 
 
-def _tidy(job: Nightly, store: Store, work: Path, progress: Reporter) -> None:
-    """Throw away what is older than asked for; never the baseline, nor the last good night."""
-    finished = sorted(folder for folder in work.iterdir() if folder.is_dir() and (folder / DONE).exists())
-    for folder in finished[: -job.keep.work]:
-        shutil.rmtree(folder)
-    if job.keep.days is None:
-        return
-    nights = store.nights()
-    good = [night.date for night in nights if night.good]
-    stay = {job.baseline, good[-1] if good else None}
-    oldest = (datetime.now(UTC).date() - timedelta(days=job.keep.days)).isoformat()
-    for night in nights:
-        if night.date < oldest and night.date not in stay:
-            progress.note(f"the night of {night.date} is removed from the store")
-            store.remove(night.date)
+def _before(day: str, days: int) -> str:
+    return (date.fromisoformat(day) - timedelta(days=days)).isoformat()
 
 
-def told(folder: Path) -> dict[str, Any]:
-    """The summary of a finished night's working folder."""
-    found: dict[str, Any] = json.loads((folder / DONE).read_text("utf-8"))
-    return found
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

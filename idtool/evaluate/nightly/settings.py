@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from idtool.config_errors import findings
 from idtool.errors import UsageError
-from idtool.yaml_source import parse
+from idtool.media.paths import without_login
+from idtool.yaml_source import Problem, dotted, parse
+
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 class _Model(BaseModel):
@@ -25,7 +30,7 @@ class Expect(_Model):
     requests: int | None = Field(default=None, ge=0)
     """Exactly so many requests per method."""
     made: float = Field(default=1.0, ge=0, le=1)
-    """At least this share of a method's requests has an image; baselines that do not fit the suite aside."""
+    """At least this share of a method's requests has an image. Of baselines, those in `methods` alone."""
     metrics: tuple[str, ...] = ()
     """Families that must have been made."""
     missing: float = Field(default=1.0, ge=0, le=1)
@@ -39,6 +44,8 @@ class Keep(_Model):
     """Nights in the store; null: all."""
     work: int = Field(default=2, ge=1)
     """Working folders, with images, of so many finished nights."""
+    broken: int = Field(default=7, ge=1)
+    """A night that broke off is tried again for so many days, then given up."""
 
 
 class Notify(_Model):
@@ -46,8 +53,8 @@ class Notify(_Model):
 
     command: tuple[str, ...] = ()
     """A program with its arguments, no shell; it gets the summary as JSON on its standard input."""
-    url: str | None = None
-    """The summary is posted there as JSON."""
+    url: str | None = Field(default=None, pattern=r"^https?://")
+    """The summary is posted there as JSON. A URL that is a secret is better kept in the environment of a command."""
     on: Literal["always", "trouble"] = "always"
     timeout: float = Field(default=60.0, gt=0)
     """Seconds."""
@@ -57,6 +64,11 @@ class Notify(_Model):
         if not self.command and not self.url:
             raise ValueError("give command or url")
         return self
+
+    @property
+    def host(self) -> str | None:
+        """Of the URL, whose path may be a secret."""
+        return urlsplit(self.url).hostname if self.url else None
 
 
 class Nightly(_Model):
@@ -89,45 +101,57 @@ class Nightly(_Model):
     expect: Expect = Expect()
     keep: Keep = Keep()
     notify: Notify | None = None
-    stale_lock_hours: float = Field(default=24.0, gt=0)
-    """A lock in the store that is older was left by a machine that died."""
+    stale_lock_hours: float = Field(default=1.0, gt=0)
+    """A lock in the store that has not been renewed for so long was left by a machine that died."""
+
+    @field_validator("baseline", mode="before")
+    @classmethod
+    def _written_out(cls, value: Any) -> Any:
+        return value.isoformat() if isinstance(value, datetime.date) else value  # which YAML makes of 2026-11-01
 
 
 def read(path: Path) -> Nightly:
-    """The job in a YAML file; paths in it are relative to the file. UsageError with file and line for what does not
-    fit."""
+    """The job in a YAML file; paths in it are relative to the file. UsageError with file and line of everything that
+    does not fit."""
     try:
         text = path.read_text("utf-8")
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.", "Give the YAML file of the nightly job.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
     source = parse(text, str(path))
-    if source.problems or not isinstance(source.data, dict):
-        shown = "\n".join(map(str, source.problems)) or f"{path} holds no settings."
-        raise UsageError(shown, "See deploy/nightly/nightly.yaml.")
+    problems = list(source.problems)
     try:
-        found = Nightly.model_validate(source.data)
+        job = Nightly.model_validate(source.data if source.data is not None else {})
     except ValidationError as error:
-        lines = [
-            f"{source.where((*one, key) if key is not None else one)}: {'.'.join(map(str, one))}: {text}"
-            for one, text, key in findings(error, Nightly, source.data)
-        ]
-        raise UsageError("\n".join(lines)) from error
-    return _beside(found, path.parent)
+        for at, what, key in findings(error, Nightly, source.data):
+            where = source.where((*at, key) if key is not None else at)
+            problems.append(Problem(where, f"{dotted(at)}: {what}" if at else what))
+    if problems:
+        raise UsageError("\n".join(map(str, problems)), "See deploy/nightly/nightly.yaml.")
+    return _beside(job, path.parent)
 
 
 def _beside(job: Nightly, folder: Path) -> Nightly:
     """The job with its local paths taken from where its file stands."""
     changes: dict[str, Any] = {}
-    for name in ("store", "work", "identities", "regression", "models_dir"):
+    for name in ("store", "work", "suite", "identities", "models_dir", "regression", "baseline"):
         value = getattr(job, name)
-        if value and "://" not in value and value != "sample" and not Path(value).is_absolute():
+        if value and not _is_name(name, value) and "://" not in value and not Path(value).is_absolute():
             changes[name] = str(folder / value)
-    if (folder / job.suite).is_file():
-        changes["suite"] = str(folder / job.suite)
     return job.model_copy(update=changes)
 
 
-def to_yaml(job: Nightly) -> str:
-    """The job as YAML, for the record of a night."""
-    text: str = yaml.safe_dump(job.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
-    return text
+def _is_name(setting: str, value: str) -> bool:
+    """Whether a value is no path: the name of a suite, the built-in people, a night's date."""
+    return {
+        "suite": not value.endswith((".yaml", ".yml")),
+        "identities": value == "sample",
+        "baseline": DATE.fullmatch(value) is not None,
+    }.get(setting, False)
+
+
+def recorded(job: Nightly) -> dict[str, Any]:
+    """The job as a night's record holds it: without logins, and without what a hook is called with."""
+    found: dict[str, Any] = job.model_dump(mode="json", exclude_defaults=True, exclude={"notify"})
+    return {name: without_login(value) if isinstance(value, str) else value for name, value in found.items()}

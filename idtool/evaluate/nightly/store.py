@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import posixpath
-import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from idtool.errors import MissingError, UsageError
+from idtool.errors import IdtoolError, MissingError, UsageError
+from idtool.evaluate.nightly.lock import Lock
 
-FILES = ("bench.json", "suite.yaml", "scores.parquet", "samples.parquet", "report.parquet", "report.html", "report.md")
+TABLES = ("scores.parquet", "samples.parquet", "report.parquet", "pairs.parquet")
+FILES = ("bench.json", "suite.yaml", *TABLES, "report.html", "report.md")
 """What a night leaves in the store, besides status.json."""
 STATUS = "status.json"
 LOCK = "lock.json"
@@ -27,12 +25,16 @@ class Night:
     """One finished night."""
 
     date: str
-    good: bool
     status: dict[str, Any]
+
+    @property
+    def good(self) -> bool:
+        return bool(self.status.get("good"))
 
 
 class Store:
-    """Results of one suite. Errors of the file system are MissingError with the URL, without its login."""
+    """Results of one suite: `<url>/suite=<name>/date=<YYYY-MM-DD>/`. What its file system raises becomes a MissingError
+    with the URL, without its login."""
 
     def __init__(self, url: str, suite: str) -> None:
         import fsspec
@@ -56,19 +58,28 @@ class Store:
         found = []
         with self._told("read"):
             self.fs.invalidate_cache()
-            paths = self.fs.glob(posixpath.join(self.root, "date=*", STATUS))
-            for path in sorted(paths):
-                status = json.loads(self.fs.cat_file(path))
-                date = posixpath.basename(posixpath.dirname(path)).removeprefix("date=")
-                found.append(Night(date, bool(status.get("good")), status))
+            # Listed, not globbed: a folder's name may have brackets.
+            paths = self.fs.ls(self.root, detail=False) if self.fs.exists(self.root) else []
+            for path in sorted(path.rstrip("/") for path in paths):
+                name = posixpath.basename(path)
+                status = self._status(path) if name.startswith("date=") else None
+                if status is not None:
+                    found.append(Night(name.removeprefix("date="), status))
         return found
 
+    def _status(self, folder: str) -> dict[str, Any] | None:
+        """None for a night that was not published to its end."""
+        try:
+            status = json.loads(self.fs.cat_file(posixpath.join(folder, STATUS)))
+        except (FileNotFoundError, ValueError):
+            return None
+        return status if isinstance(status, dict) else None
+
     def publish(self, bench: Path, date: str, status: dict[str, Any]) -> None:
-        """The files of a benchmark as the night of `date`, replacing what a broken night left."""
+        """The files of a benchmark as the night of `date`, in place of what was there."""
+        self.remove(date)
         folder = self.folder(date)
         with self._told("write to"):
-            if self.fs.exists(folder):
-                self.fs.rm(folder, recursive=True)
             self.fs.makedirs(folder, exist_ok=True)
             for name in FILES:
                 if (bench / name).is_file():
@@ -79,64 +90,42 @@ class Store:
         """What comparisons need of a night, as a folder on this machine."""
         target.mkdir(parents=True, exist_ok=True)
         with self._told("read"):
-            for name in ("bench.json", "scores.parquet", "samples.parquet", "report.parquet"):
+            for name in ("bench.json", *TABLES):
                 path = posixpath.join(self.folder(date), name)
                 if self.fs.exists(path):
                     self.fs.get_file(path, str(target / name))
         return target
 
     def remove(self, date: str) -> None:
+        """Whatever there is of a night."""
         with self._told("write to"):
-            self.fs.rm(self.folder(date), recursive=True)
+            if self.fs.exists(self.folder(date)):
+                # What says that the night is there goes first: a removal that breaks off leaves no half of one.
+                status = posixpath.join(self.folder(date), STATUS)
+                if self.fs.exists(status):
+                    self.fs.rm_file(status)
+                self.fs.rm(self.folder(date), recursive=True)
 
     @contextmanager
     def locked(self, stale_hours: float) -> Iterator[None]:
-        """Keeps jobs of other machines away. Not every store can create a file exclusively: this guards against the
-        scheduler that starts a night while the last one runs, not against two jobs of the same second. UsageError when
-        somebody else holds it."""
-        path = posixpath.join(self.root, LOCK)
-        mine = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "since": datetime.now(UTC).isoformat(),
-            "time": time.time(),
-        }
+        """Keeps jobs of other machines away (`idtool.evaluate.nightly.lock`). UsageError when one is at work."""
         with self._told("write to"):
             self.fs.makedirs(self.root, exist_ok=True)
-            self.fs.invalidate_cache()
-            if self.fs.exists(path):
-                held = json.loads(self.fs.cat_file(path))
-                age = (time.time() - float(held.get("time", 0))) / 3600
-                same_machine_gone = held.get("host") == mine["host"] and not _alive(int(held.get("pid", 0)))
-                if age < stale_hours and not same_machine_gone:
-                    raise UsageError(
-                        f"The store {self.shown} is in use since {held.get('since')} by process {held.get('pid')} on "
-                        f"{held.get('host')}.",
-                        f"Wait for it; a lock older than {stale_hours:g} h is taken over.",
-                    )
-            self.fs.pipe_file(path, json.dumps(mine).encode())
+            lock = Lock(self.fs, posixpath.join(self.root, LOCK), self.shown, stale_hours)
+            lock.take()
         try:
             yield
         finally:
-            with self._told("write to"):
-                if self.fs.exists(path):
-                    self.fs.rm(path)
+            lock.release()
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, ImportError) as error:
+        except IdtoolError:
+            raise
+        except Exception as error:  # every file system has errors of its own, and few of them are OSErrors
             raise MissingError(
-                f"Cannot {what} the store {self.shown}: {error}.", "Check the URL and its credentials."
+                f"Cannot {what} the store {self.shown}: {error or type(error).__name__}.",
+                "Check the URL and its credentials.",
             ) from error
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -45,19 +45,24 @@ def column(data: Data, metric: Mapping[str, Any]) -> dict[str, Any]:
         "places": places,
         "random": metric["random"],
         "moved": bool(moved),
-        "notes": _notes(rows),
         "cells": {method: _cell(row, places, scale, method in moved, method in firsts) for method, row in rows.items()},
     }
 
 
-def _notes(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What is to be known of the numbers: once where it holds for all methods, else with the names of those."""
+def notes(data: Data) -> list[tuple[str, str]]:
+    """What is to be known of the numbers: a note, and of which metrics it holds; in brackets the methods, where it is
+    not all of them."""
     of: dict[str, list[str]] = {}
-    for method, row in rows.items():
-        for note in (row["note"] or "").split("; "):
-            of.setdefault(note, []).append(method)
-    of.pop("", None)
-    return [note if len(methods) == len(rows) else f"{note} ({_listed(methods)})" for note, methods in of.items()]
+    for metric, rows in data["scores"].items():
+        mine: dict[str, list[str]] = {}
+        for method, row in rows.items():
+            for note in filter(None, (row["note"] or "").split("; ")):
+                mine.setdefault(note, []).append(method)
+        for note, methods in mine.items():
+            where = "" if len(methods) == len(rows) else f" ({_listed(methods)})"
+            of.setdefault(f"{note}{where}", []).append(metric)
+    count = len(data["scores"])
+    return [(note, "every metric" if len(metrics) == count else _listed(metrics)) for note, metrics in of.items()]
 
 
 def _listed(names: Sequence[str], shown: int = 4) -> str:
@@ -75,8 +80,9 @@ def _moved(rows: Mapping[str, Mapping[str, Any]], better: str) -> set[str]:
 
 
 def _firsts(rows: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """The methods of rank 1; none where most that have a rank share it."""
-    ranked = [name for name, row in rows.items() if row["rank"] is not None]
+    """The methods of rank 1; none where most that have a rank share it. Baselines have one where nothing else ran, and
+    still are not best."""
+    ranked = [name for name, row in rows.items() if row["rank"] is not None and not row["baseline"]]
     found = {name for name in ranked if rows[name]["rank"] == 1}
     return found if 2 * len(found) <= len(ranked) or len(ranked) == 1 else set()
 

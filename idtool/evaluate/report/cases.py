@@ -42,7 +42,7 @@ def cases(data: Mapping[str, Any], scores: Scores, pictures: Pictures, budget: i
                 lines.append(
                     {
                         "method": one["name"],
-                        "baseline": bool(one.get("baseline")),
+                        "baseline": one["baseline"],
                         "best": [_told(case, rows.get((case.sample, one["name"])), pictures, side) for case in best],
                         "worst": [_told(case, rows.get((case.sample, one["name"])), pictures, side) for case in worst],
                     }

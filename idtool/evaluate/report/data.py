@@ -26,8 +26,8 @@ def report_data(path: Path | str) -> Row:
 
     Keys: `bench, idtool, suite, profile, device, seed, created, updated, command, size, random_weights, primary,
     headline, against, methods, metrics, scores, slices, skipped, licences`. `methods` and `metrics` stand in the order
-    of the report; `scores` is metric -> method -> the row of report.parquet; `slices` has one entry per metric and slice.
-    UsageError where there is no benchmark. A benchmark that was never scored has no `metrics`.
+    of the report; `scores` is metric -> method -> the row of report.parquet; `slices` has one entry per metric and
+    slice. UsageError where there is no benchmark. A benchmark that was never scored has no `metrics`.
     """
     bench = Bench(path)
     manifest = bench.manifest
@@ -73,23 +73,41 @@ def read_report(path: Path) -> list[Row]:
     return rows
 
 
+METRIC: Row = {"summary": "", "paper": None, "per": "corpus", "settings": {}, "measures": {}, "models": []}
+"""Of a metric that only the table knows, being made of the means of others."""
+METHOD: Row = {
+    "summary": "",
+    "baseline": False,
+    "licence": None,
+    "conditions_on": None,
+    "models": [],
+    "state": "scored",
+    "why": "",
+    **dict.fromkeys(("requested", "made", "rejected", "errors")),
+    "reasons": {},
+}
+MODEL: Row = dict.fromkeys(("role", "slot", "model", "revision", "licence", "sha256"))
+
+
 def _metrics(told: Mapping[str, Row], rows: Iterable[Row]) -> dict[str, Row]:
-    """Metric -> what the manifest says of it. One that only the table knows, being made of the means of others, is
-    described by its rows."""
-    found = {name: dict(entry) for name, entry in told.items()}
+    """Metric -> what the manifest says of it, or the table."""
+    found = {name: {**METRIC, **entry} for name, entry in told.items()}
     keys = ("family", "axis", "unit", "better", "bounds", "fingerprint")
     for row in rows:
-        bare = {**{key: row[key] for key in keys}, "summary": row["note"] or "", "paper": None, "per": "corpus"}
-        found.setdefault(row["metric"], {**bare, "settings": {}, "measures": {}, "models": []})
+        if row["metric"] not in found:
+            found[row["metric"]] = {**METRIC, **{key: row[key] for key in keys}, "summary": row["note"] or ""}
     for name, entry in found.items():
         entry["network"] = name.removeprefix(entry["family"]).lstrip("/")
+        entry["models"] = [{**MODEL, **model} for model in entry["models"]]
     return found
 
 
 def _methods(told: Mapping[str, Row], rows: Iterable[Row]) -> dict[str, Row]:
-    found = {name: dict(entry) for name, entry in told.items()}
+    found = {name: {**METHOD, **entry} for name, entry in told.items()}
     for row in rows:
-        found.setdefault(row["method"], {"baseline": row["baseline"], "state": "scored", "summary": ""})
+        found.setdefault(row["method"], {**METHOD, "baseline": row["baseline"]})
+    for entry in found.values():
+        entry["models"] = [{**MODEL, **model} for model in entry["models"] or []]
     return found
 
 
@@ -166,12 +184,12 @@ def _licences(metrics: Mapping[str, Row], methods: Mapping[str, Row]) -> list[Ro
 
     for name, metric in metrics.items():
         for model in metric["models"]:
-            add(model.get("licence"), "metrics", name, model["model"])
+            add(model["licence"], "metrics", name, model["model"])
     for name, method in methods.items():
-        if method.get("state") in ("cannot", "pending"):
+        if method["state"] in ("cannot", "pending"):
             continue
-        if method.get("licence"):
+        if method["licence"]:
             add(method["licence"], "methods", name)
-        for model in method.get("models") or []:
-            add(model.get("licence"), "methods", name, model["model"])
+        for model in method["models"]:
+            add(model["licence"], "methods", name, model["model"])
     return [{"licence": licence, **entry} for licence, entry in found.items()]

@@ -109,7 +109,7 @@ def _cell(
     side: int,
     scores: Mapping[tuple[str, str], list[Row]],
 ) -> Row:
-    cell = {"method": method["name"], "baseline": bool(method.get("baseline")), "scores": []}
+    cell = {"method": method["name"], "baseline": method["baseline"], "scores": []}
     if row is None:
         return {**cell, "name": None, "media": None, "why": "not asked for", "blurred": False}
     name = pictures.use(row["media"], side)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from idtool.evaluate.report import board, cases, grids, numbers, pareto, views
 from idtool.evaluate.report.data import SCORES
@@ -32,6 +32,7 @@ def render(data: Data, *, budget: int = BUDGET) -> str:
         "report.html.j2",
         data=data,
         boards=board.boards(data) if data["metrics"] else [],
+        notes=board.notes(data),
         by_metric={one["name"]: one for one in data["metrics"]},
         verdicts=verdicts(data),
         trade=_trade(data),
@@ -73,11 +74,21 @@ def _environment() -> Any:
     environment.filters |= {
         "number": numbers.number,
         "seconds": numbers.seconds,
+        "code": code,
         "link": quote,
         "day": lambda moment: str(moment or "")[:10],
     }
     environment.globals["count"] = numbers.count
     return environment
+
+
+def code(text: str) -> Markup:
+    """Text with what stands in backticks as code, the rest escaped."""
+    parts = str(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    marked = (Markup("<code>{}</code>").format(part) if k % 2 else escape(part) for k, part in enumerate(parts))
+    return Markup("").join(marked)
 
 
 @cache
@@ -95,7 +106,7 @@ def verdicts(data: Data) -> list[dict[str, Any]]:
     random = {one["name"] for one in data["methods"] if one["random"]}
     for name in data["primary"].values():
         rows = data["scores"][name]
-        best = next((method for method, row in rows.items() if row["rank"] == 1), None)
+        best = next((method for method, row in rows.items() if row["rank"] == 1 and not row["baseline"]), None)
         if best is None or by_name[name]["random"] or best in random:
             continue
         letters = set(rows[best]["letters"] or "")

@@ -87,21 +87,20 @@ def _boards(data: Data) -> list[str]:
             [_method(method), *(_cell(column["cells"].get(method["name"])) for column in columns)] for method in shown
         ]
         lines += table(head, rows)
-    notes = {column["name"]: column["notes"] for one in board.boards(data) for column in one["columns"]}
-    found = [f"- {escape(name)}: {escape('; '.join(told))}" for name, told in notes.items() if told]
+    found = [f"- {escape(where)}: {escape(note)}" for note, where in board.notes(data)]
     return [*lines, *found, ""] if found else lines
 
 
 LEGEND = (
     "Means with 95 % intervals over identities. **Bold**: ranked first, baselines (*italic*) aside. Methods that share "
-    "a letter do not differ significantly (paired, Holm). † conditions on the metric's own network, which flatters it. "
+    "a letter do not differ significantly (paired, corrected for all pairs). † conditions on the metric's own network, which flatters it. "
     "Common: mean on the samples that all methods have, where it ranks a method otherwise."
 )
 
 
 def _method(method: Mapping[str, Any]) -> str:
     name = escape(method["name"]) + (" (random weights)" if method["random"] else "")
-    return f"*{name}*" if method.get("baseline") else name
+    return f"*{name}*" if method["baseline"] else name
 
 
 def _cell(cell: Mapping[str, Any] | None) -> str:

@@ -83,6 +83,6 @@ def methods_in_order(
 
     def key(name: str) -> tuple[bool, bool, float, int]:
         mine = ranks.get(name, [])
-        return (bool(methods[name].get("baseline")), not mine, sum(mine) / max(len(mine), 1), places[name])
+        return (methods[name]["baseline"], not mine, sum(mine) / max(len(mine), 1), places[name])
 
     return sorted(methods, key=key)

@@ -33,7 +33,7 @@ def points(data: Mapping[str, Any], across: str, up: str) -> list[Point]:
     """The methods that have a number in both metrics."""
     xs, ys = data["scores"].get(across, {}), data["scores"].get(up, {})
     return [
-        Point(one["name"], bool(one.get("baseline")), xs[one["name"]], ys[one["name"]])
+        Point(one["name"], one["baseline"], xs[one["name"]], ys[one["name"]])
         for one in data["methods"]
         if all(cells.get(one["name"], {}).get("mean") is not None for cells in (xs, ys))
     ]

@@ -20,8 +20,10 @@ from typing import Any
 from idtool.errors import MissingError, RunFailed, UsageError
 from idtool.evaluate.report.data import report_data
 
-FILES = ("report.html", "report.md", "report.parquet", "bench.json")
+FILES = ("report.md", "report.parquet")
 """What goes along with the numbers, where the sink takes files."""
+PICTURES = "report.html"
+"""Goes along where that is asked for: it shows faces."""
 BATCH = 100
 """Parameters that MLflow takes at once."""
 _MLFLOW = re.compile(r"[^A-Za-z0-9_\-. /]")
@@ -38,8 +40,9 @@ class Sent:
     """`<metric>`, and the same with `_ci_low`, `_ci_high`, `_n`, `_n_missing`."""
 
 
-def send(bench: Path | str, sink: str, **options: Any) -> list[str]:
-    """Send the benchmark in `bench` to `sink`, one of `SINKS`; returns where the runs are, one address each.
+def send(bench: Path | str, sink: str, *, pictures: bool = False, **options: Any) -> list[str]:
+    """Send the benchmark in `bench` to `sink`, one of `SINKS`; returns where the runs are, one address each. Numbers,
+    report.md and report.parquet are sent; with `pictures` also report.html, and with it pictures of people.
 
     Options: `mlflow` takes `uri` (tracking address or folder) and `experiment`; `wandb` takes `project`, `entity`,
     `mode` (`online`, `offline`) and `folder`; `trackio` takes `project` and `space` (of the hub). UsageError for
@@ -62,7 +65,8 @@ def send(bench: Path | str, sink: str, **options: Any) -> list[str]:
         raise MissingError(
             f"Sink {sink} needs the package {package}, which is not installed.", f"`pip install {package}`."
         ) from error
-    files = [path for name in FILES if (path := Path(data["bench"]) / name).is_file()]
+    names = (*FILES, PICTURES) if pictures else FILES
+    files = [path for name in names if (path := Path(data["bench"]) / name).is_file()]
     try:
         return function(module, data, runs, files, **options)
     except Exception as error:
@@ -101,10 +105,10 @@ def _runs(data: Mapping[str, Any]) -> Iterator[Sent]:
         if found:
             mine = {
                 "method": method["name"],
-                "baseline": bool(method.get("baseline")),
-                "licence": method.get("licence") or "not stated",
-                "conditions_on": method.get("conditions_on") or "",
-                "models": ", ".join(str(model["model"]) for model in method.get("models") or []),
+                "baseline": method["baseline"],
+                "licence": method["licence"] or "not stated",
+                "conditions_on": method["conditions_on"] or "",
+                "models": ", ".join(str(model["model"]) for model in method["models"]),
             }
             yield Sent(
                 method["name"], {**fixed, **mine, **prints}, {name: float(value) for name, value in found.items()}
@@ -160,13 +164,7 @@ def _wandb(
 ) -> list[str]:
     suite = str(data["suite"].get("name"))
     places = []
-    fixed = {
-        "project": project,
-        "entity": entity,
-        "group": suite,
-        "mode": mode,
-        "dir": folder,
-    }
+    fixed = {"project": project, "entity": entity, "group": suite, "mode": mode, "dir": folder}
     for one in runs:
         with wandb.init(name=one.name, job_type="method", config=one.config, **fixed) as run:
             run.summary.update(one.metrics)
@@ -188,11 +186,10 @@ def _trackio(
     project: str | None = None,
     space: str | None = None,
 ) -> list[str]:
-    """Trackio keeps numbers only: the files stay where they are, and the config says where."""
+    """Trackio keeps numbers only; the files stay where they are."""
     name = project or re.sub(r"[^\w-]", "-", f"idtool-{data['suite'].get('name')}")
-    folder = str(files[0].parent) if files else ""
     for one in runs:
-        trackio.init(project=name, name=one.name, config={**one.config, "bench": folder}, space_id=space)
+        trackio.init(project=name, name=one.name, config=one.config, space_id=space)
         trackio.log(one.metrics)
         trackio.finish()
     return [f"{name}/{one.name}" for one in runs]

@@ -180,11 +180,11 @@ def _short(text: str | None) -> str:
     return (text or "–")[:12]
 
 
-def write_trend(store: str, output: Path, **options: Any) -> Trend:
-    """Write the history as a page to `output`; `options` as those of `trend`. Returns what is drawn."""
+def write_trend(store: str, output: Path, **options: Any) -> Path:
+    """Write the history as a page to `output`, and return that; `options` as those of `trend`."""
     from idtool.evaluate.report.trend_page import render
 
-    found = trend(store, **options)
+    page = render(trend(store, **options))
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render(found), encoding="utf-8")
-    return found
+    output.write_text(page, encoding="utf-8")
+    return output

@@ -21,7 +21,9 @@ def slices(data: Data) -> list[Row]:
     """Per slice, `name` and `tables`: one for each metric of the headline, with bars that start at zero."""
     found: dict[str, list[Row]] = {}
     for entry in data["slices"]:
-        if entry["metric"] in data["headline"] and len(entry["values"]) > 1:
+        cells = [cell for cells in entry["cells"].values() for cell in cells.values()]
+        known = any(cell["mean"] is not None for cell in cells)
+        if entry["metric"] in data["headline"] and len(entry["values"]) > 1 and known:
             found.setdefault(entry["slice"], []).append(_slice(data, entry))
     return [{"name": name, "tables": tables} for name, tables in found.items()]
 
@@ -34,7 +36,7 @@ def _slice(data: Data, entry: Row) -> Row:
     lines = [
         {
             "method": one["name"],
-            "baseline": bool(one.get("baseline")),
+            "baseline": one["baseline"],
             "cells": [_bar(entry["cells"][one["name"]].get(value), places, scale) for value in entry["values"]],
         }
         for one in data["methods"]
@@ -46,7 +48,7 @@ def _slice(data: Data, entry: Row) -> Row:
 
 def _bar(row: Mapping[str, Any] | None, places: int, scale: Axis) -> Row:
     if row is None or row["mean"] is None:
-        return {"mean": "–", "n": row["n"] if row else 0, "left": None, "low": None}
+        return {"mean": "–", "interval": "", "n": row["n"] if row else 0, "left": None, "low": None}
     zero, at = scale(0.0), scale(row["mean"])
     bars = numbers.has_interval(row)
     return {
@@ -71,7 +73,7 @@ def histograms(data: Data, scores: Scores) -> list[tuple[Row, Markup]]:
         rows = [
             (
                 method["name"],
-                bool(method.get("baseline")),
+                method["baseline"],
                 [int(count) for count in one.counts.get(method["name"], [])],
                 means.get(method["name"], {}).get("mean"),
             )
@@ -88,10 +90,10 @@ def failures(data: Data) -> list[Row]:
     return [
         {
             "name": one["name"],
-            "state": one.get("state") or "scored",
-            "why": one.get("why") or "",
-            **{key: one.get(key) for key in keys},
-            "reasons": sorted((one.get("reasons") or {}).items(), key=lambda pair: (-pair[1], pair[0])),
+            "state": one["state"],
+            "why": one["why"] or "",
+            **{key: one[key] for key in keys},
+            "reasons": sorted((one["reasons"] or {}).items(), key=lambda pair: (-pair[1], pair[0])),
         }
         for one in data["methods"]
     ]
@@ -130,7 +132,7 @@ def _numbers(row: Mapping[str, Any], places: int) -> Row:
         "interval": numbers.interval(row, places) or "–",
         **{key: numbers.number(row[key], 0) for key in ("n", "n_missing", "n_identities", "n_common", "rank")},
         "letters": row["letters"] or "–",
-        "p": numbers.probability(row["p_best_holm"]),
+        "p": numbers.probability(row["p_best_corrected"]),
         "wins": numbers.percent(row["win_rate_best"]),
         "note": row["note"] or "",
     }

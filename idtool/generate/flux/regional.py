@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from idtool.engine.operator import Rejected
+from idtool.engine.operator import Context, Rejected
 from idtool.engine.step import Settings
-from idtool.generate.flux.method import FluxMethod, FluxSettings
+from idtool.generate.flux.checkpoint import Card, check_base, check_ranks, read_card
+from idtool.generate.flux.method import LORA_SLOT, FluxMethod, FluxSettings
 from idtool.generate.method import MethodSettings, Request
+from idtool.models import torch_runtime
 
 Box = tuple[float, float, float, float]
 Bools = npt.NDArray[np.bool_]
@@ -64,8 +66,23 @@ class Regional(FluxMethod):
 
     summary = "regional prompting: FLUX.1-dev with a prompt for every box; knows no faces"
     Settings: ClassVar[type[MethodSettings]] = RegionalSettings
+    optional: ClassVar[Mapping[str, str]] = {"adapter": f"what step `refine` made, for every token: {LORA_SLOT}"}
     people = (0, 8)
     takes_boxes = True
+
+    def look(self) -> None:
+        if "adapter" in self.spec.bindings:
+            path, what = self.file("adapter")
+            self.card = read_card(path, "refine", what, Card)
+            check_base(self.card, self.spec.bindings["base"], what)
+
+    def prepare(self, pipe: Any, context: Context) -> None:
+        if "adapter" in self.spec.bindings:
+            path, what = self.file("adapter")
+            [lora] = self.lora(torch_runtime.read_tensors(path), pipe, what, self.card.alpha)
+            check_ranks(self.card, lora.ranks, what)
+            # It is part of the network: on for regions, base prompt and all steps alike.
+            lora.mask = 1.0
 
     def check(self, request: Request) -> None:
         super().check(request)

@@ -10,17 +10,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate, leaky_relu, pad, scaled_dot_product_attention, silu
+from torch.nn.functional import gelu, leaky_relu
 
-LEVELS = 6
-"""Sizes of the features: each half of the one before."""
-PER_LEVEL = 2
-"""Residual blocks of a level."""
-GROUPS = 32
+from idtool.models.networks.vqgan import LEVELS, Decoder, Encoder, Residual, first_of_level
+
 SIDE = 512
 """Side of the published network's pictures: the names of its connections are sides of its features."""
-FIRST_OF_ENCODER, FIRST_OF_DECODER = 1, 4
-"""Number of the block where the levels begin: after a convolution, and after that and the middle blocks."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Widths:
         """Those of a checkpoint. KeyError with the name of a tensor that is not in it."""
         codes, code = state["quantize.embedding.weight"].shape
         positions, dim = state["position_emb"].shape
-        first = [_first_of_level(level) for level in range(LEVELS)]
+        first = [first_of_level(level) for level in range(LEVELS)]
         return cls(
             channels=tuple(int(state[f"encoder.blocks.{number}.conv1.weight"].shape[0]) for number in first),
             code=int(code),
@@ -68,20 +63,15 @@ class Widths:
         return math.isqrt(self.positions) << (LEVELS - 1)
 
 
-def _first_of_level(level: int) -> int:
-    """Number of the encoder's first block of a level; each level but the last ends in one that halves the size."""
-    return FIRST_OF_ENCODER + level * (PER_LEVEL + 1)
-
-
 class CodeFormer(nn.Module):
     """(N, 3, side, side) RGB in [-1, 1] to the same."""
 
     def __init__(self, widths: Widths) -> None:
         super().__init__()
         self.widths = widths
-        self.encoder = Encoder(widths)
+        self.encoder = Encoder(widths.channels, widths.code)
         self.quantize = Codebook(widths.codes, widths.code)
-        self.generator = Decoder(widths)
+        self.generator = Decoder(widths.channels, widths.code)
         self.position_emb = nn.Parameter(torch.zeros(widths.positions, widths.dim))
         self.feat_emb = nn.Linear(widths.code, widths.dim)
         self.ft_layers = nn.ModuleList(Layer(widths.dim, widths.heads, widths.mlp) for _ in range(widths.layers))
@@ -105,63 +95,6 @@ class CodeFormer(nn.Module):
         for layer in self.ft_layers:
             tokens = layer(tokens, self.position_emb)
         return self.idx_pred_layer(tokens).argmax(dim=2)
-
-
-class Encoder(nn.Module):
-    """Pictures to codes (N, code, s, s), and the features at the end of every level."""
-
-    def __init__(self, widths: Widths) -> None:
-        super().__init__()
-        last = widths.channels[0]
-        blocks: list[nn.Module] = [nn.Conv2d(3, last, 3, padding=1)]
-        self.ends: dict[int, int] = {}
-        for level, channels in enumerate(widths.channels):
-            deepest = level == LEVELS - 1
-            for _ in range(PER_LEVEL):
-                blocks.append(Residual(last, channels))
-                self.ends[level] = len(blocks) - 1
-                blocks += [Attention(channels)] if deepest else []
-                last = channels
-            blocks += [] if deepest else [Halved(last)]
-        blocks += [*_middle(last), _norm(last), nn.Conv2d(last, widths.code, 3, padding=1)]
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        seen = {}
-        levels = {number: level for level, number in self.ends.items()}
-        for number, block in enumerate(self.blocks):
-            x = block(x)
-            if number in levels:
-                seen[levels[number]] = x
-        return x, seen
-
-
-class Decoder(nn.Module):
-    """Codes (N, code, s, s) to pictures; features of the encoder come in after the first block of their level."""
-
-    def __init__(self, widths: Widths) -> None:
-        super().__init__()
-        last = widths.channels[-1]
-        blocks: list[nn.Module] = [nn.Conv2d(widths.code, last, 3, padding=1), *_middle(last)]
-        self.starts: dict[int, int] = {}
-        for level in reversed(range(LEVELS)):
-            channels = widths.channels[level]
-            self.starts[len(blocks)] = level
-            for _ in range(PER_LEVEL):
-                blocks.append(Residual(last, channels))
-                blocks += [Attention(channels)] if level == LEVELS - 1 else []
-                last = channels
-            blocks += [Doubled(last)] if level else []
-        blocks += [_norm(last), nn.Conv2d(last, 3, 3, padding=1)]
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: Tensor, shown: Mapping[int, tuple[nn.Module, Tensor]], fidelity: float) -> Tensor:
-        for number, block in enumerate(self.blocks):
-            x = block(x)
-            fusion, seen = shown.get(self.starts.get(number, -1), (None, None))
-            if fusion is not None:
-                x = fusion(seen, x, fidelity)
-        return x
 
 
 class Codebook(nn.Module):
@@ -210,57 +143,6 @@ class Fusion(nn.Module):
         return drawn + fidelity * (drawn * scale + shift)
 
 
-class Residual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is projected where the width changes."""
-
-    def __init__(self, inside: int, out: int) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = _norm(inside), nn.Conv2d(inside, out, 3, padding=1)
-        self.norm2, self.conv2 = _norm(out), nn.Conv2d(out, out, 3, padding=1)
-        if inside != out:
-            self.conv_out = nn.Conv2d(inside, out, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(silu(self.norm2(self.conv1(silu(self.norm1(x))))))
-        return y + (self.conv_out(x) if hasattr(self, "conv_out") else x)
-
-
-class Attention(nn.Module):
-    """Every place looks at every other, one head."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = _norm(channels)
-        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        normed = self.norm(x)
-        q, k, v = (part(normed).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v))
-        return x + self.proj_out(scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape))
-
-
-class Halved(nn.Module):
-    """Half the size; the row and column that the last windows lack are zeros below and on the right."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(pad(x, (0, 1, 0, 1)))
-
-
-class Doubled(nn.Module):
-    """Twice the size."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
 def matched(features: Tensor, to: Tensor) -> Tensor:
     """`features` (N, C, s, s) with the means and deviations, channel by channel, of `to`: light and colour of the
     picture (adaptive instance normalisation)."""
@@ -272,11 +154,3 @@ def matched(features: Tensor, to: Tensor) -> Tensor:
 
     (mean, spread), (new_mean, new_spread) = moments(features), moments(to)
     return (features - mean) / spread * new_spread + new_mean
-
-
-def _norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
-
-
-def _middle(channels: int) -> list[nn.Module]:
-    return [Residual(channels, channels), Attention(channels), Residual(channels, channels)]
