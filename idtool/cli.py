@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from idtool.commands import curate, evaluate, generate, inspect, models, nightly, recipes, setup
+from idtool.commands import curate, evaluate, generate, inspect, models, nightly, prefer, recipes, setup
 from idtool.commands.errors import Commands
 from idtool.commands.shared import Verbosity
 from idtool.errors import Interrupted
@@ -69,6 +69,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(evaluate.bench)
 app.command("compare")(evaluate.compare)
 app.command("audit")(evaluate.audit)
+app.command("prefer")(prefer.prefer)
+app.command("review")(prefer.review)
 app.command("nightly")(nightly.nightly)
 app.command("tune")(inspect.tune)
 app.command("explain")(inspect.explain)

@@ -409,8 +409,8 @@ def test_packaged_file_has_the_profiles_and_the_recipe(packaged: ConfigFile) -> 
     assert list(packaged.config.profiles) == ["paper", "modern", "open", "offline"]
     assert packaged.config.auto == ["paper", "offline"]
     kinds = " ".join(step.kind for step in packaged.resolve("dmid").steps)
-    assert (
-        kinds == "ingest animate inpaint frames gate measure gate dedup measure gate swap identify pair caption export"
+    assert kinds == (
+        "ingest animate inpaint frames gate measure gate dedup measure gate identify repair swap pair caption export"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -118,7 +118,8 @@ def export(
             "--format",
             envvar="IDTOOL_FORMAT",
             metavar="NAME",
-            help="parquet, webdataset, folder, folder-diffusers, folder-kohya, folder-pairs, lance or fiftyone.",
+            help="parquet, webdataset, folder, folder-diffusers, folder-kohya, folder-pairs, lance or fiftyone; of "
+            "preference pairs: diffusers-dpo or trl.",
             show_default="as the recipe says",
         ),
     ] = None,
@@ -154,6 +155,9 @@ def export(
             help="With --push: I have the right to send images whose licence or consent says otherwise.",
         ),
     ] = False,
+    reviewed_only: Annotated[
+        bool, typer.Option("--reviewed-only", help="Of preference pairs: those that somebody decided on.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the data set of a run again, elsewhere, in another format or without certain people; or send it away."""
@@ -162,6 +166,25 @@ def export(
 
     if push is None and (public or yes_i_may_share):
         raise UsageError("--public and --yes-i-may-share are for --push.", "Add --push hf:OWNER/NAME.")
+    if format in ("diffusers-dpo", "trl"):
+        from idtool.curate.prefer.dpo_export import export as export_pairs
+
+        if push or same_person is not None or remove_alike:
+            raise UsageError(f"--format {format} takes neither --push nor --same-person.", "Leave them out.")
+        shares = dict(map(_share, splits)) if splits else None
+        people = tuple(remove_identity or ())
+        told = export_pairs(
+            run,
+            output,
+            cast(Literal["diffusers-dpo", "trl"], format),
+            remove_identity=people,
+            splits=shares,
+            reviewed_only=reviewed_only,
+        )
+        emit(told, as_json, show.facts)
+        return
+    if reviewed_only:
+        raise UsageError("--reviewed-only is of preference pairs.", "Add --format diffusers-dpo or trl.")
     result = export_run(
         run,
         output,

@@ -105,7 +105,7 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def thresholds(manifest: Manifest) -> Facts:
     """The settings of every finished step that judges, groups or pairs rows: `step, setting, value`. A gate that was
     skipped judged nothing and is left out."""
-    judges = {"gate", "dedup", "identify", "pair"}
+    judges = {"gate", "dedup", "identify", "pair", "crop", "repair", "swap", "balance"}
     lines: Facts = []
     for entry in manifest.get("steps", []):
         if entry.get("kind") not in judges or entry.get("state") != "done":

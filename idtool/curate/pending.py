@@ -96,21 +96,3 @@ class Inpaint(Pending):
     role = "fill"
     Settings: ClassVar[type[Settings]] = InpaintSettings
     summary = "repaint regions of photos around the same face"
-
-
-class SwapSettings(Settings):
-    floor: float | None = Field(default=None, ge=-1, le=1)
-    """Cosine to the identity's best image from which a repair is worth trying; null: the network's `same_person`."""
-    below: float = Field(default=0.8, ge=-1, le=1)
-    """Cosine up to which an image is repaired: what step `pair` would turn away."""
-
-
-class Swap(Pending):
-    """Images whose face is recognisably, but not closely, the identity's get its face from its best image: new rows
-    of kind `image`, origin `swap` (DMID, §4.1.2: low-similarity data undergoes face swapping)."""
-
-    kind = "swap"
-    role = "swapper"
-    Settings: ClassVar[type[Settings]] = SwapSettings
-    summary = "repair look-alike images of an identity with its own face"
-    needs = (*Pending.needs, "embedding", "face_kps", "face_box")

@@ -15,7 +15,6 @@ from PIL import Image
 
 from idtool.curate import quotas
 from idtool.curate.balance import Balance, BalanceSettings
-from idtool.curate.registry import STEPS
 from idtool.engine.step import Env, TableContext
 from idtool.engine.table import KeptRows
 from idtool.errors import UsageError
@@ -23,12 +22,6 @@ from tests.curate import short_recipes
 from tests.curate.tables import OFFLINE, joined, stored
 from tests.zoo import Zoo
 from tests.zoo.face_pack import drawn_person
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> None:
-    if "balance" not in STEPS:
-        STEPS.register("balance", "idtool.curate.balance:Balance")
 
 
 def balanced(

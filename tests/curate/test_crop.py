@@ -13,7 +13,6 @@ from PIL import Image
 
 from idtool.curate import ffhq
 from idtool.curate.crop import Crop, CropSettings, bounds, boxed, framed
-from idtool.curate.registry import STEPS
 from idtool.engine.apply import apply
 from idtool.engine.operator import OUTCOME, Context, Rejected
 from idtool.engine.step import Binding, Env
@@ -25,12 +24,6 @@ from tests.zoo.face_pack import POINTS, drawn_person
 
 KPS = np.array([[-20, -15], [20, -15], [0, 8], [-15, 25], [15, 25]], np.float64)
 """Eyes 40 apart, mouth 40 below them."""
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> None:
-    if "crop" not in STEPS:
-        STEPS.register("crop", "idtool.curate.crop:Crop")
 
 
 def turned(degrees: float, centre: tuple[float, float] = (200.0, 150.0)) -> np.ndarray:

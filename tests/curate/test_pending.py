@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from idtool.curate.pending import MADE, Animate, Inpaint, Pending, Swap
+from idtool.curate.pending import MADE, Animate, Inpaint, Pending
 from idtool.engine.step import Binding, Env
 from idtool.errors import MissingError
 
 
-@pytest.mark.parametrize(("step", "role"), [(Animate, "i2v"), (Inpaint, "fill"), (Swap, "swapper")])
+@pytest.mark.parametrize(("step", "role"), [(Animate, "i2v"), (Inpaint, "fill")])
 def test_a_pending_step_says_why_it_does_not_run_and_never_does(step: type[Pending], role: str) -> None:
     unbound = step(step.Settings(), Env("offline", {}))
     assert unbound.skip_reason() == f"needs role {role}; profile offline binds none"

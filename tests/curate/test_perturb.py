@@ -11,7 +11,6 @@ from PIL import Image
 
 from idtool.curate import perturbations
 from idtool.curate.perturb import KINDS, Perturb, PerturbSettings, drawn, perturbed
-from idtool.curate.registry import STEPS
 from idtool.engine.operator import Rejected
 from idtool.engine.step import Env
 from idtool.media.store import MediaStore
@@ -19,12 +18,6 @@ from tests.curate import short_recipes
 from tests.curate.media import picture
 from tests.zoo import Zoo
 from tests.zoo.face_pack import drawn_person
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> None:
-    if "perturb" not in STEPS:
-        STEPS.register("perturb", "idtool.curate.perturb:Perturb")
 
 
 def grey(level: int = 128) -> np.ndarray:

@@ -171,8 +171,7 @@ def test_it_learns_one_sheet_and_changes_nothing_but_the_lora_on_attention(zoo: 
             return float(np.mean([float(lora_training.flow_loss(network, one, *each, 1.0)) for each in draws]))
 
     plain = pipeline(zoo).transformer
-    print("LOSS", loss(plain), loss(pipe.transformer))
-    assert len(losses) == 40 and loss(pipe.transformer) < 0.98 * loss(plain)
+    assert len(losses) == 40 and loss(pipe.transformer) < 0.9 * loss(plain)
     after = {name.replace(".base_layer", ""): one for name, one in pipe.transformer.state_dict().items()}
     assert all(torch.equal(after[name], one) for name, one in before.items())
     added = sorted(set(after) - set(before))

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from idtool.curate.registry import STEPS
 from idtool.curate.repair import WRITES as REPAIR
 from idtool.curate.repair import Repair, RepairSettings
 from idtool.curate.swap import Swap, SwapSettings
@@ -41,13 +40,6 @@ SWAPPER = Binding(
 )
 IDENTITY = Binding("identity", "insightface:tiny", thresholds={"same_person": 0.5})
 ENV = Env("tiny", {"swapper": (SWAPPER,), "identity": (IDENTITY,)})
-
-
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    if "repair" not in STEPS:
-        monkeypatch.setitem(STEPS._entries, "repair", Repair)
-        monkeypatch.setitem(STEPS._entries, "swap", Swap)
 
 
 # -- which images, whose face ----------------------------------------------------------------------------------------

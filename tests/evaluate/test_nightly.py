@@ -187,6 +187,16 @@ def test_the_history_reads_the_store(two: tuple[Place, Any]) -> None:
     assert found.rows[0]["mean"] == found.rows[1]["mean"]
 
 
+def test_the_store_may_be_any_file_system(empty: Place) -> None:
+    url = f"memory://{empty.folder.parent.name}"
+    empty.job(store=url)
+    empty.night(FIRST)
+    told = empty.night(SECOND)
+    assert told["store"] == f"{url}/suite=tiny/date={SECOND}"
+    assert told["compared"]["previous"]["with"] == FIRST
+    assert {row["date"] for row in trend(url).rows} == {FIRST, SECOND}
+
+
 def test_a_regression_is_seen_and_the_next_night_is_compared_with_the_last_good_one(place: Place) -> None:
     place.job(baseline=FIRST)
     place.methods(size=16)

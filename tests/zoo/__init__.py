@@ -24,6 +24,8 @@ BUILDERS: dict[str, tuple[str, str]] = {
     "siglip-v2.5": ("tests.zoo.heads:siglip_v25", "tiny/siglip-v2.5"),
     "face-pack": ("tests.zoo.face_pack:face_pack", "insightface/tiny"),
     "facenet": ("tests.zoo.recognition:facenet", "tiny/facenet"),
+    "inswapper": ("tests.zoo.swapper:inswapper", "insightface/tiny-swapper"),
+    "codeformer": ("tests.zoo.restorer:codeformer", "tiny/codeformer"),
     "inception": ("tests.zoo.inception:inception", "tiny/inception"),
     "adaface": ("tests.zoo.recognition:adaface", "tiny/adaface"),
     "yunet": ("tests.zoo.recognition:yunet", "tiny/yunet"),

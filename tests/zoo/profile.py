@@ -54,6 +54,10 @@ ROLES: dict[str, list[dict[str, Any]]] = {
         {"model": "hf:tiny/sam3", "options": {"format": "sam3"}},
         {"model": "hf:tiny/segment-anything", "options": {"format": "segment-anything", "file": "model.pth"}},
     ],
+    "swapper": [{"model": "insightface:tiny-swapper", "options": {"backbone": "insightface:tiny"}}],
+    "restorer": [
+        {"model": "hf:tiny/codeformer", "options": {"format": "codeformer", "file": "codeformer.pth"}},
+    ],
     "captioner": [{"model": "hf:tiny/qwen2-vl", "options": {"batch": 2}}],
     "judge": [{"model": "hf:tiny/qwen3-vl"}],
 }
@@ -67,7 +71,8 @@ def names(role: str | None = None) -> set[str]:
         for binding in bound:
             addresses = [binding["model"], binding.get("options", {}).get("backbone", "")]
             found |= {address.split("/")[-1] for address in addresses if address.startswith("hf:tiny/")}
-            found |= {"face-pack"} if binding["model"] == "insightface:tiny" else set()
+            found |= {"face-pack"} if "insightface:tiny" in addresses else set()
+            found |= {"inswapper"} if binding["model"] == "insightface:tiny-swapper" else set()
             found |= {"open_clip"} if binding["model"].startswith("open_clip:") else set()
     return found
 

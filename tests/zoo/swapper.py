@@ -45,23 +45,3 @@ def _save(graph: Graph, output: str, path: Path) -> None:
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(WIDTH, WIDTH)))[0].astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(turn, "emap"))
     onnx.save(model, str(path))
-
-
-def _registered() -> None:
-    """Until the registries name them."""
-    from idtool.models import FORMATS, WRAPPERS
-    from tests.zoo import BUILDERS
-
-    for name, wrapper in {
-        "inswapper": "idtool.models.swapper:InSwapper",
-        "codeformer": "idtool.models.restorer:CodeFormer",
-    }.items():
-        if name not in WRAPPERS:
-            WRAPPERS.register(name, wrapper)
-    FORMATS.setdefault(("swapper", "insightface"), "inswapper")
-    FORMATS.setdefault(("restorer", "github"), "codeformer")
-    BUILDERS.setdefault("inswapper", ("tests.zoo.swapper:inswapper", "insightface/tiny-swapper"))
-    BUILDERS.setdefault("codeformer", ("tests.zoo.restorer:codeformer", "tiny/codeformer"))
-
-
-_registered()

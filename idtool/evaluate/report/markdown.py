@@ -93,8 +93,8 @@ def _boards(data: Data) -> list[str]:
 
 LEGEND = (
     "Means with 95 % intervals over identities. **Bold**: ranked first, baselines (*italic*) aside. Methods that share "
-    "a letter do not differ significantly (paired, corrected for all pairs). † conditions on the metric's own network, which flatters it. "
-    "Common: mean on the samples that all methods have, where it ranks a method otherwise."
+    "a letter do not differ significantly (paired, corrected for all pairs). † conditions on the metric's own network, "
+    "which flatters it. Common: mean on the samples that all methods have, where it ranks a method otherwise."
 )
 
 
