@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from idtool.curate.regional import Regional, SheetSettings
+from idtool.curate.regional import Regional
+from idtool.curate.sheet_layout import SheetSettings
 from idtool.engine.step import Env, Settings
 
 

@@ -19,7 +19,7 @@ from pydantic import Field
 from idtool.curate.derived import attempt, derived_id, pixels_of, stored
 from idtool.curate.pair_rows import carried
 from idtool.curate.pending import MADE
-from idtool.curate.regional import cell_prompt
+from idtool.curate.sheet_layout import cell_prompt
 from idtool.engine.operator import KEPT, OUTCOME, REJECTED, Context, Operator, Rejected, Row, build, map_rows
 from idtool.engine.step import Env, RowStep, Settings, TableContext, TableStep
 from idtool.engine.table import KeptRows, Table

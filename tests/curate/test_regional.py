@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from idtool.curate.regional import MakeSheets, Regional, RegionalSettings, cell_boxes, why_not
+from idtool.curate.regional import MakeSheets, Regional, RegionalSettings, why_not
+from idtool.curate.sheet_layout import cell_boxes
 from idtool.curate.sheets import PairCells, PairCellsSettings, Split, SplitSettings
 from idtool.curate.subjects import Subjects, SubjectsSettings
 from idtool.engine.operator import OUTCOME, Context
