@@ -78,8 +78,8 @@ def describe(binding: Binding) -> dict[str, Any]:
     """A model as the manifest names it, with the hash of its weights where they are pinned or here."""
     facts = {"role": binding.role, "model": binding.model, "revision": binding.revision, "licence": binding.licence}
     further = {
-        name: {"model": model, "sha256": _hash(addresses.parse(model))}
-        for name, model in addresses.further(binding.options).items()
+        name: {"model": binding.options[name], "sha256": _hash(address)}
+        for name, address in addresses.further_addresses(binding.options).items()
     }
     if binding.model in catalogue():
         digest = weights.sha256(binding.model)

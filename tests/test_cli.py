@@ -404,6 +404,7 @@ def test_export_passes_its_options_on(run: Callable[..., Result], monkeypatch: p
     assert result.exit_code == 0, result.output
     assert asked == {
         "run": Path("r"), "output": Path("d"), "remove_identity": ("Ann Lee",), "splits": {"train": 0.8, "test": 0.2},
+        "format": None, "same_person": None, "remove_alike": False, "push": None,
     }  # fmt: skip
     assert "pairs: 3" in result.stdout
 

@@ -43,7 +43,7 @@ class Layout:
         return tuple(f"{side}id" for side in self.sides)
 
 
-PAIRS = Layout("pair", ("a_", "b_"))
+PAIRS = Layout("pair", ("a_", "b_"), dropped=("sheet_media",))
 RECORDS = Layout("record", ("",), dropped=("face_thumb",))
 
 

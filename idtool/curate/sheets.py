@@ -17,8 +17,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from idtool.curate.derived import attempt, derived_id, pixels_of, stored
+from idtool.curate.made import MADE
 from idtool.curate.pair_rows import carried
-from idtool.curate.pending import MADE
 from idtool.curate.sheet_layout import cell_prompt
 from idtool.engine.operator import KEPT, OUTCOME, REJECTED, Context, Operator, Rejected, Row, build, map_rows
 from idtool.engine.step import Env, RowStep, Settings, TableContext, TableStep

@@ -24,8 +24,8 @@ from idtool.registry import did_you_mean
 KINDS = ("hf", "open_clip", "insightface", "github", "local", "api")
 SOURCE_OPTIONS = ("file", "format")
 """Options of a binding that say which files it is and how they are read; the others go to the wrapper."""
-FURTHER = ("backbone",)
-"""Options whose value is the address of another model that the wrapper needs."""
+FURTHER = ("backbone", "lora")
+"""Options whose value is the address of another model that the wrapper needs; `<option>_file` names its file."""
 _TWO, _ONE, _ANY = re.compile(r"[\w.-]+/[\w.-]+"), re.compile(r"[\w.-]+"), re.compile(r".+")
 _PATTERNS = {"hf": _TWO, "open_clip": _TWO, "insightface": _ONE, "github": _TWO, "local": _ANY, "api": _ANY}
 _TAKES = {
@@ -85,12 +85,17 @@ def of_binding(binding: Binding) -> list[Address]:
     if not is_offline_name(binding.model):
         file = binding.options.get("file")
         found.append(parse(binding.model, revision=binding.revision, file=file, sha256=binding.sha256))
-    return [*found, *(parse(text) for text in further(binding.options).values())]
+    return [*found, *further_addresses(binding.options).values()]
 
 
 def further(options: Mapping[str, Any]) -> dict[str, str]:
     """Those of the options that name another model by its address."""
     return {name: str(options[name]) for name in FURTHER if options.get(name)}
+
+
+def further_addresses(options: Mapping[str, Any]) -> dict[str, Address]:
+    """The same, parsed, with the files that the options name."""
+    return {name: parse(text, file=options.get(f"{name}_file")) for name, text in further(options).items()}
 
 
 def _stays_inside(name: str) -> bool:

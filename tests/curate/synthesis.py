@@ -8,16 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from PIL import Image
 
-from idtool.curate.registry import STEPS
 from idtool.engine.apply import apply
 from idtool.engine.operator import Context, Operator
 from idtool.media.store import MediaStore
-from idtool.models import FORMATS, WRAPPERS
 from idtool.run import Run
-from tests.zoo import BUILDERS
 from tests.zoo.face_pack import drawn_person
 
 FILL = {"model": "hf:tiny/flux-fill", "options": {"area": 128 * 128}}
@@ -31,22 +27,6 @@ COLUMNS = {
     "licence": pa.string(),
     "identity_label": pa.string(),
 }
-
-
-def wire(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps and models of this part, where the registries do not have them."""
-    for name, place in {
-        "animate": "animate:Animate",
-        "inpaint": "inpaint:Inpaint",
-        "outpaint": "outpaint:Outpaint",
-    }.items():
-        monkeypatch.setitem(STEPS._entries, name, f"idtool.curate.{place}")
-    for name, place in {"fill": "fill:Fill", "image-to-video": "image_to_video:ImageToVideo"}.items():
-        monkeypatch.setitem(WRAPPERS._entries, name, f"idtool.models.{place}")
-    monkeypatch.setitem(FORMATS, ("fill", "hf"), "fill")
-    monkeypatch.setitem(FORMATS, ("i2v", "hf"), "image-to-video")
-    for name in ("wan21", "wan22", "ltx"):
-        BUILDERS.setdefault(name, (f"tests.zoo.video:{name}", f"tiny/{name}"))
 
 
 def people(folder: Path) -> Path:

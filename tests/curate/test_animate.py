@@ -22,11 +22,6 @@ WAN = {"model": "hf:tiny/wan21", "licence": "random weights"}
 QUICK: dict[str, Any] = {"steps": 2, "seconds": 0.3, "area": 64 * 64, "crf": 0}
 
 
-@pytest.fixture(autouse=True)
-def _wired(monkeypatch: pytest.MonkeyPatch) -> None:
-    synthesis.wire(monkeypatch)
-
-
 @pytest.fixture
 def portraits(tmp_path: Path) -> Path:
     """A face, one in another format, a picture that is too small, and a broken file."""

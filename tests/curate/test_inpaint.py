@@ -28,11 +28,6 @@ LORA = {"lora": "hf:tiny/ace-plus", "lora_file": "portrait/comfyui_portrait_lora
 PARSER = Binding("parser", "hf:tiny/bisenet", options={"format": "bisenet", "file": "face_parsing.pth"})
 
 
-@pytest.fixture(autouse=True)
-def _wired(monkeypatch: pytest.MonkeyPatch) -> None:
-    synthesis.wire(monkeypatch)
-
-
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthesis.people(tmp_path_factory.mktemp("inpaint") / "people")

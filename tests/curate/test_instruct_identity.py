@@ -18,7 +18,6 @@ from PIL import Image
 
 from idtool.curate.charis import CharisSettings, CharisStep
 from idtool.curate.charis_gate import CharisGate, CharisGateSettings
-from idtool.curate.registry import STEPS
 from idtool.engine.operator import OUTCOME
 from idtool.engine.step import Binding, Env, TableContext
 from idtool.engine.table import write_table
@@ -50,12 +49,9 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ChatServ
 
 
 def config(folder: Path, zoo: Zoo, *roles: str, **bound: dict[str, Any]) -> Path:
-    """The tiny profile with further roles, and the recipe without the steps that this version does not have."""
+    """The tiny profile with further roles, and the recipe."""
     path = tiny_pipelines(folder, zoo, *roles)
     content = yaml.safe_load(path.read_text("utf-8"))
-    if "instruct-identity" not in content["recipes"]:
-        text = Path(__file__).with_name("instruct_identity.yaml").read_text("utf-8")
-        content["recipes"] |= yaml.safe_load(text)
     content["recipes"] = {"instruct-identity": content["recipes"]["instruct-identity"]}
     content["profiles"]["tiny"]["roles"] |= {role: {"licence": "random weights", **one} for role, one in bound.items()}
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
@@ -210,19 +206,3 @@ def test_steps_that_do_not_fit_their_profile() -> None:
         "charis_reasons",
     ]
     assert json.dumps(step.config())
-
-
-for _name, _place in {
-    "subjects": "subjects:Subjects",
-    "regional": "regional:Regional",
-    "split": "sheets:Split",
-    "pair_cells": "sheets:PairCells",
-    "charis": "charis:CharisStep",
-    "charis_gate": "charis_gate:CharisGate",
-    "refine": "refine:Refine",
-    "sample_lora": "sample_lora:SampleLora",
-    "outpaint": "outpaint:Outpaint",
-    "balance": "balance:Balance",
-}.items():
-    if _name not in STEPS:
-        STEPS.register(_name, f"idtool.curate.{_place}")

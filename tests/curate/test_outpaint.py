@@ -25,11 +25,6 @@ GROUNDER, SAM = Binding("grounder", "hf:tiny/grounding-dino"), Binding("segmente
 SAM3 = Binding("segmenter", "hf:tiny/sam3", options={"format": "sam3"})
 
 
-@pytest.fixture(autouse=True)
-def _wired(monkeypatch: pytest.MonkeyPatch) -> None:
-    synthesis.wire(monkeypatch)
-
-
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthesis.people(tmp_path_factory.mktemp("outpaint") / "people")

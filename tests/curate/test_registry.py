@@ -74,7 +74,12 @@ RECIPE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", list(RECIPE))
 def test_steps_take_the_recipe_and_travel_to_workers(name: str) -> None:
-    roles = {"faces": "scrfd-500m", "identity": "arcface-mbf", "parser": "bisenet-celebamask", "captioner": "api:some-model"}
+    roles = {
+        "faces": "scrfd-500m",
+        "identity": "arcface-mbf",
+        "parser": "bisenet-celebamask",
+        "captioner": "api:some-model",
+    }
     env = Env("offline", {role: (Binding(role, model),) for role, model in roles.items()})
     cls = STEPS.get(name)
     step = cls(cls.Settings.model_validate(RECIPE[name]), env)

@@ -203,7 +203,10 @@ def test_a_face_that_is_too_near_fails_the_command_or_is_left_out_too(
     line = ("export", run, "-o", out, "--format", "webdataset", "--remove-identity", WHO[PAIRS])
     told = idtool(*line)
     assert told.exit_code == 3
-    assert f"{len(twins)} have a face of cosine 0.6 or more to a removed person" in told.stderr and "--remove-alike" in told.stderr
+    assert (
+        f"{len(twins)} have a face of cosine 0.6 or more to a removed person" in told.stderr
+        and "--remove-alike" in told.stderr
+    )
     assert (out / "checksums.sha256").read_text() == before, "the old data set stays as it was"
     failed = json.loads((tmp_path / "out.removal.json").read_text("utf-8"))
     assert not failed["holds"] and failed["checked"]["faces"]["found"] == len(twins)

@@ -13,14 +13,8 @@ import pytest
 from idtool.errors import MissingError, UsageError
 from idtool.models.image_to_video import Asked, ImageToVideo, fitting, framed
 from idtool.models.sources import Weights
-from tests.curate import synthesis
 from tests.curate.media import picture
 from tests.zoo import Zoo
-
-
-@pytest.fixture(autouse=True)
-def _wired(monkeypatch: pytest.MonkeyPatch) -> None:
-    synthesis.wire(monkeypatch)
 
 
 def network(tiny: Zoo, name: str, **options: Any) -> ImageToVideo:
