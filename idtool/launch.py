@@ -71,7 +71,7 @@ def fetch(
             )
     names = dict.fromkeys(binding.model for binding in bindings)
     weights.fetch([name for name in names if name in catalogue()], announce=announce)
-    sources.fetch(bindings, announce=announce)
+    sources.fetch([*bindings, *(binding for step in due for binding in step.unwrapped())], announce=announce)
 
 
 def describe(binding: Binding) -> dict[str, Any]:

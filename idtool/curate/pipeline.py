@@ -80,7 +80,7 @@ def plan(request: CurateRequest) -> dict[str, Any]:
                 "state": state,
                 "why": why,
                 "notes": entry.notes,
-                "models": sorted({binding.model for binding in entry.step.models()}),
+                "models": sorted({one.model for one in (*entry.step.models(), *entry.step.unwrapped())}),
                 "columns": [name for name in entry.schema.names if name not in OUTCOME.names],
             }
             for entry, (state, why) in zip(prepared.planned, states, strict=True)

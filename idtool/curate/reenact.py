@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from idtool.config_models import MethodConfig
 from idtool.curate import made, reenactor
@@ -55,6 +55,12 @@ class ReenactSettings(Settings):
     """JPEG quality, at full colour resolution."""
     max_pixels: int = Field(default=100_000_000, ge=1, le=PILLOW_MAX_PIXELS)
     gpus: Gpus = None
+
+    @model_validator(mode="after")
+    def _measured(self) -> ReenactSettings:
+        if not self.remeasure and (self.keep_above is not None or self.same_expression):
+            raise ValueError("keep_above and same_expression judge what is measured: they need remeasure")
+        return self
 
 
 class Reenact(Derives):
@@ -117,7 +123,7 @@ class Reenact(Derives):
             if name not in available and name not in self.missing:
                 raise UsageError(
                     f"Step 'reenact' judges {name!r}, which no step before it writes.",
-                    "Measure faces, identity and expression before it, or set keep_above and same_expression to null.",
+                    "Measure faces, identity and expression before it, or leave out keep_above and same_expression.",
                 )
         return (*columns, *self.settings.where, *self._judged())
 
@@ -138,7 +144,7 @@ class Reenact(Derives):
 
     def notes(self) -> list[str]:
         found = [f"{how} is skipped: {self.missing[of]}" for of, how in self.judged().items() if of in self.missing]
-        if lost := absent(self.drivers):
+        if self.skip_reason() is None and (lost := absent(self.drivers)):
             found.append(f"{len(lost)} of 35 expressions and poses have no driver: {', '.join(lost[:5])}")
         return found
 

@@ -3,7 +3,8 @@ makes the pictures anew.
 
 The role's model is what the program gets as weights. Options of the binding are settings of kind `command`: `runner`
 (liveportrait, face_adapter) with `repo`, or `python` and `script`. Two more: `slot`, where the model goes (default: the
-runner's `weights`, else `base`), and `models`, the addresses of the other slots.
+runner's `weights`, else `base`), and `models`, the other slots, bound as in
+methods: `{base: {model: …, licence: …}}`.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def program(binding: Binding) -> Spec:
         "options": weights,
         "sha256": binding.sha256,
     }
-    further = {slot: {"model": address} for slot, address in options.get("models", {}).items()}
-    entry = {"kind": "command", "models": {**further, slot_of(binding): own}, "settings": settings}
+    models = {**options.get("models", {}), slot_of(binding): own}
+    entry = {"kind": "command", "models": models, "settings": settings}
     try:
         config = MethodConfig.model_validate(entry)
     except ValidationError as error:

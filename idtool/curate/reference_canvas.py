@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -21,6 +20,8 @@ LEAST = 16
 def beside(part: Pixels, mask: Bools, reference: Pixels, area: int, draw: Callable[..., Any]) -> Pixels:
     """RGB `part` (H, W, 3) drawn anew where `mask` (H, W) is True, on the right of ACE++'s canvas of at most `area`
     pixels with the `reference` on its left. `draw`: from canvas and mask. Raises Rejected `inpaint.layout`."""
+    import cv2
+
     shown = not_longer(reference)
     size = (part.shape[1], part.shape[0])
     layout = side_by_side((shown.shape[1], shown.shape[0]), size, area // 256)

@@ -16,6 +16,7 @@ STEPS: Registry[type[Step]] = Registry(
         "inpaint": "idtool.curate.inpaint:Inpaint",
         "outpaint": "idtool.curate.outpaint:Outpaint",
         "frames": "idtool.curate.frames:Frames",
+        "reenact": "idtool.curate.reenact:Reenact",
         "crop": "idtool.curate.crop:Crop",
         "perturb": "idtool.curate.perturb:Perturb",
         "balance": "idtool.curate.balance:Balance",

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -79,6 +78,8 @@ def composed(grid: Grid, sheet: Pixels, cells: dict[int, Pixels]) -> tuple[Pixel
 
 def _fitted(picture: Pixels, height: int, width: int) -> tuple[Pixels, tuple[int, int, int, int]]:
     """The picture in the middle of (height, width), and where it lies: top, left, height, width."""
+    import cv2
+
     scale = min(height / picture.shape[0], width / picture.shape[1])
     h, w = min(height, round(picture.shape[0] * scale)), min(width, round(picture.shape[1] * scale))
     small: Any = picture

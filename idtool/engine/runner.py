@@ -109,7 +109,7 @@ class Runner:
             "summary": step.step.summary,
             "state": "pending",
             "notes": step.notes,
-            "models": [self.describe_model(binding) for binding in step.step.models()],
+            "models": [self.describe_model(binding) for binding in (*step.step.models(), *step.step.unwrapped())],
         }
 
     def _save(self, entries: list[dict[str, Any]], planned: Sequence[Planned]) -> None:

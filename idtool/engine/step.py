@@ -129,6 +129,10 @@ class Step(ABC):
         """The models whose outputs end up in this step's table."""
         return []
 
+    def unwrapped(self) -> list[Binding]:
+        """Further models, which no wrapper of `idtool.models` loads: a program of their own reads their files."""
+        return []
+
 
 class RowStep(Step):
     """A step whose work is a chain of operators on shards."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import fsspec
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from idtool.cli import app
@@ -26,7 +27,9 @@ from idtool.evaluate.nightly.lock import Lock
 from idtool.evaluate.nightly.notify import notify
 from idtool.evaluate.nightly.settings import Nightly, Notify, read, recorded
 from idtool.evaluate.nightly.store import FILES, Store
+from idtool.evaluate.regression import load_rules
 from idtool.evaluate.report_table import write_report_table
+from idtool.evaluate.suite import suite_names
 from tests.conftest import REPO
 from tests.evaluate.fake_bench import MEANS, Made, build
 
@@ -43,11 +46,16 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_the_shipped_job_and_its_rules_are_valid():
-    from idtool.evaluate.regression import load_rules
-
-    job = read(REPO / "deploy" / "nightly" / "nightly.yaml")
-    assert job.suite == "smoke" and job.regression
+@pytest.mark.parametrize("where", ["nightly.yaml", "rayjob-cron.yaml"])
+def test_the_shipped_jobs_and_their_rules_are_valid(tmp_path, where):
+    path = REPO / "deploy" / "nightly" / where
+    if where == "rayjob-cron.yaml":  # they lie in its ConfigMap
+        for name, text in next(yaml.safe_load_all(path.read_text()))["data"].items():
+            (tmp_path / name).write_text(text)
+        assert yaml.safe_load((tmp_path / "rayjob.yaml").read_text())["kind"] == "RayJob"
+        path = tmp_path / "nightly.yaml"
+    job = read(path)
+    assert job.suite in suite_names() and job.regression
     assert load_rules(Path(job.regression)).rules
 
 

@@ -53,7 +53,7 @@ class LanceFormat(ParquetFormat):
         for path in sorted((folder / "data").glob("*.lance")):
             data = lance.dataset(str(path))
             columns = None if whole else narrow(layout)
-            for batch in data.to_batches(columns=columns, batch_size=dataset.GROUP_ROWS):
+            for batch in data.to_batches(columns=columns, batch_size=dataset.GROUP_ROWS, batch_readahead=1):
                 for row in batch.to_pylist():
                     yield found(path.relative_to(folder).as_posix(), path.stem, row)
 

@@ -135,23 +135,22 @@ class _Nights:
         keep = self.job.keep
         for scratch in self.work.glob(f"{SCRATCH}*"):
             shutil.rmtree(scratch)
-        for name in self._begun(_before(day, keep.broken)):
-            self.progress.warn(f"the night of {name} was never finished: given up after {keep.broken} days")
-            shutil.rmtree(self.work / name)
         finished = sorted(path.parent for path in self.work.glob(f"*/{DONE}"))
         for folder in finished[: -keep.work]:
             shutil.rmtree(folder)
-        if keep.days is None:
-            return
         try:
-            nights = self.store.nights()
+            for name in self._begun(_before(day, keep.broken)):
+                self.progress.warn(f"the night of {name} was never finished: given up after {keep.broken} days")
+                self.store.remove(name)
+                shutil.rmtree(self.work / name)
+            nights = self.store.nights() if keep.days else []
             stay = {self.job.baseline, *[night.date for night in nights if night.good][-1:]}
             for night in nights:
-                if night.date < _before(day, keep.days) and night.date not in stay:
+                if night.date < _before(day, keep.days or 0) and night.date not in stay:
                     self.progress.note(f"the night of {night.date} is removed from the store")
                     self.store.remove(night.date)
         except IdtoolError as error:
-            self.progress.warn(f"nothing was thrown away: {error}")
+            self.progress.warn(f"not everything was thrown away: {error}")
 
 
 def _alone(work: Path) -> int:
