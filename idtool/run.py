@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -55,6 +56,7 @@ class Run:
     def create(cls, path: Path | str) -> Run:
         """Open the run at `path` for writing, making it if it is not there. Raises UsageError when the folder
         holds something else or cannot be written."""
+        local_only(path)
         folder = Path(path).absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -130,6 +132,15 @@ class Run:
         self.manifest.update(changes)
         self.manifest["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(self.path / MANIFEST, self.manifest)
+
+
+def local_only(path: Path | str) -> None:
+    """UsageError for an output that was given as a URL: as a path it would be a folder called `s3:`."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise UsageError(
+            f"--output {path}: what is computed lies on a local or mounted disk, not behind a URL.",
+            "Give a folder; send what is finished elsewhere.",
+        )
 
 
 def lock_folder(path: Path) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 from idtool import __version__
 from idtool.errors import UsageError
-from idtool.run import lock_folder, write_json
+from idtool.run import local_only, lock_folder, write_json
 
 MANIFEST = "bench.json"
 FORMAT = 1
@@ -45,6 +45,7 @@ class Bench:
     @classmethod
     def create(cls, path: Path | str) -> Bench:
         """Open the benchmark at `path` for writing. UsageError when the folder holds something else."""
+        local_only(path)
         folder = Path(path).absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -16,13 +16,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from idtool.config_errors import findings
-from idtool.errors import UsageError
 from idtool.evaluate.report_schema import ALL
 from idtool.evaluate.statistics.correction import holm
-from idtool.yaml_source import Problem, dotted, parse
+from idtool.yaml_model import read_model
 
 Row = Mapping[str, Any]
 LIMITS = ("max_drop", "min", "max", "n", "min_n", "max_missing")
@@ -94,28 +92,7 @@ def place(row: Row) -> str:
 
 def load_rules(path: Path) -> Rules:
     """Read and check regression.yaml. UsageError with file and line of everything that is wrong."""
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror}.", "Give a file of rules.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
-    source = parse(text, str(path))
-    problems = list(source.problems)
-    try:
-        rules = Rules.model_validate(source.data if source.data is not None else {})
-    except ValidationError as error:
-        for at, what, key in findings(error, Rules, source.data):
-            where = source.where((*at, key) if key is not None else at)
-            problems.append(Problem(where, f"{dotted(at)}: {what}" if at else what))
-    if problems:
-        raise UsageError("\n".join(str(problem) for problem in sorted(problems, key=_line)))
-    return rules
-
-
-def _line(problem: Problem) -> int:
-    number = problem.where.rpartition(":")[2]
-    return int(number) if number.isdigit() else 0
+    return read_model(path, Rules, "Give a file of rules.")
 
 
 def violations(rules: Rules, rows: Sequence[Row], *, before: bool) -> list[dict[str, Any]]:

@@ -170,7 +170,11 @@ def test_keys_are_safe_and_as_different_as_what_they_are_of(texts: list[str]) ->
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.dictionaries(st.text(max_size=150), st.tuples(st.binary(max_size=2000), st.text(max_size=50)), max_size=6))
+@given(
+    samples=st.dictionaries(
+        st.text(max_size=150), st.tuples(st.binary(max_size=2000), st.text(max_size=50)), max_size=6
+    )
+)
 def test_any_row_ids_and_texts_come_back_from_a_shard(
     samples: dict[str, tuple[bytes, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -191,7 +195,8 @@ def test_datasets_opens_the_image_folders(exported: Any, tmp_path: Path, monkeyp
     datasets = pytest.importorskip("datasets")
 
     def load(*where: str, **more: str) -> Any:
-        return datasets.load_dataset(*where, cache_dir=str(tmp_path / "cache"), **more)
+        # A cache each: the library takes folders of one name for one data set.
+        return datasets.load_dataset(*where, cache_dir=str(tmp_path / f"cache{len(list(tmp_path.iterdir()))}"), **more)
 
     for layout, columns in ((PAIRS, ("a_image", "b_image")), (RECORDS, ("image", "region_labels"))):
         folder = exported(layout, "folder")

@@ -49,7 +49,7 @@ def ready() -> str:
     try:
         import huggingface_hub  # noqa: F401 - whether it is here
     except ImportError as error:
-        raise MissingError("--push needs the package huggingface-hub.", "pip install 'idtool[models]'.") from error
+        raise MissingError("--push needs the package huggingface-hub.", "pip install 'idtool[exports]'.") from error
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token:
         raise MissingError("--push needs a token with the right to write.", "Put it in the environment as HF_TOKEN.")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from idtool.curate import dataset
 from idtool.curate.formats.base import Found, Item, narrow
-from idtool.curate.formats.parquet import ParquetFormat, found
+from idtool.curate.formats.parquet import ParquetFormat, batches_of, found
 from idtool.curate.layout import PAIRS, Layout
 
 
@@ -74,4 +74,4 @@ class LanceFormat(ParquetFormat):
 def _batches(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
     for path in paths:
         with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=dataset.GROUP_ROWS)
+            yield from batches_of(file)

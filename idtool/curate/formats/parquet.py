@@ -54,9 +54,16 @@ class ParquetFormat(Format):
         return f"data/{split}-*.parquet"
 
 
+def batches_of(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of an open file, some 100 at a time."""
+    for group in range(file.num_row_groups):
+        # One group at a time: over all groups, the iterator keeps the bytes of those that it has left behind.
+        yield from file.iter_batches(batch_size=dataset.GROUP_ROWS, row_groups=[group], columns=columns)
+
+
 def rows_of(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of an open file, some 100 at a time."""
-    for batch in file.iter_batches(batch_size=dataset.GROUP_ROWS, columns=columns):
+    """The same as plain values."""
+    for batch in batches_of(file, columns):
         yield from batch.to_pylist()
 
 

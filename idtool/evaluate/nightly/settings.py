@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from idtool.config_errors import findings
-from idtool.errors import UsageError
 from idtool.media.paths import without_login
-from idtool.yaml_source import Problem, dotted, parse
+from idtool.yaml_model import read_model
 
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -113,22 +111,7 @@ class Nightly(_Model):
 def read(path: Path) -> Nightly:
     """The job in a YAML file; paths in it are relative to the file. UsageError with file and line of everything that
     does not fit."""
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror}.", "Give the YAML file of the nightly job.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
-    source = parse(text, str(path))
-    problems = list(source.problems)
-    try:
-        job = Nightly.model_validate(source.data if source.data is not None else {})
-    except ValidationError as error:
-        for at, what, key in findings(error, Nightly, source.data):
-            where = source.where((*at, key) if key is not None else at)
-            problems.append(Problem(where, f"{dotted(at)}: {what}" if at else what))
-    if problems:
-        raise UsageError("\n".join(map(str, problems)), "See deploy/nightly/nightly.yaml.")
+    job = read_model(path, Nightly, "Give the YAML file of the nightly job; see deploy/nightly/nightly.yaml.")
     return _beside(job, path.parent)
 
 
