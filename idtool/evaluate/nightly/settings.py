@@ -112,7 +112,8 @@ def read(path: Path) -> Nightly:
     """The job in a YAML file; paths in it are relative to the file. UsageError with file and line of everything that
     does not fit."""
     job = read_model(path, Nightly, "Give the YAML file of the nightly job; see deploy/nightly/nightly.yaml.")
-    return _beside(job, path.parent)
+    # Absolute: under `ray job submit` the working directory may be made anew while the job runs.
+    return _beside(job, path.absolute().parent)
 
 
 def _beside(job: Nightly, folder: Path) -> Nightly:

@@ -78,6 +78,20 @@ def trend(
     return Trend(shown, rows, breaks, notes, sorted(random))
 
 
+def _reports(fs: Any, root: str, suite: str | None) -> Iterator[str]:
+    """Tables of all nights. Listed, not globbed: a folder's name may have brackets."""
+
+    def folders(folder: str, key: str) -> list[str]:
+        found = fs.ls(folder, detail=False) if fs.exists(folder) else []
+        return [path.rstrip("/") for path in found if posixpath.basename(path.rstrip("/")).startswith(f"{key}=")]
+
+    for one in folders(root, "suite"):
+        if suite is None or posixpath.basename(one) == f"suite={suite}":
+            for night in folders(one, "date"):
+                if fs.exists(table := posixpath.join(night, "report.parquet")):
+                    yield table
+
+
 def _read(store: str, suite: str | None, notes: list[str], random: set[str]) -> Iterator[Row]:
     """Rows of all samples, of every night. What cannot be read goes to `notes`, random weights to `random`."""
     import fsspec
@@ -86,9 +100,9 @@ def _read(store: str, suite: str | None, notes: list[str], random: set[str]) -> 
 
     try:
         fs, root = fsspec.core.url_to_fs(str(store))
-        paths = sorted(fs.glob(posixpath.join(root, f"suite={suite or '*'}", "date=*", "report.parquet")))
+        paths = sorted(_reports(fs, root, suite))
     except (ImportError, ValueError, OSError) as error:
-        raise MissingError(f"Cannot read the store {store}: {error}.", "Check the URL and its package.") from error
+        raise MissingError(f"Cannot read the store {without_login(str(store))}: {error}.", "Check the URL and its package.") from error
     for path in paths:
         found = _NIGHT.search("/" + path)
         if found is None:
