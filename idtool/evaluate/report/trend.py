@@ -102,7 +102,10 @@ def _read(store: str, suite: str | None, notes: list[str], random: set[str]) -> 
         fs, root = fsspec.core.url_to_fs(str(store))
         paths = sorted(_reports(fs, root, suite))
     except (ImportError, ValueError, OSError) as error:
-        raise MissingError(f"Cannot read the store {without_login(str(store))}: {error}.", "Check the URL and its package.") from error
+        from idtool.media.paths import without_login
+
+        shown = without_login(str(store))
+        raise MissingError(f"Cannot read the store {shown}: {error}.", "Check the URL and its package.") from error
     for path in paths:
         found = _NIGHT.search("/" + path)
         if found is None:
