@@ -34,7 +34,7 @@ profiles:
     roles:
       faces: {model: scrfd-500m, licence: InsightFace, commercial: no}
       captioner: {model: "hf:some/captioner", licence: MIT}
-      i2v: {model: "hf:some/video", licence: MIT}
+      reenactor: {model: "hf:some/video", licence: MIT}
 recipes:
   toy:
     summary: two gates
@@ -314,7 +314,7 @@ def test_models_list_and_show(run: Callable[..., Result]) -> None:
     Path("toy.yaml").write_text(SMALL, "utf-8")
     rows = json.loads(run("models", "list", "--config", "toy.yaml", "--json").stdout)
     assert [(row["role"], row["model"]) for row in rows] == [
-        ("faces", "scrfd-500m"), ("captioner", "hf:some/captioner"), ("i2v", "hf:some/video"),
+        ("faces", "scrfd-500m"), ("captioner", "hf:some/captioner"), ("reenactor", "hf:some/video"),
     ]  # fmt: skip
     assert [row["state"] for row in rows[1:]] == [HUB, "not built"]
     assert "scrfd-500m" in run("models", "list", "--config", "toy.yaml").stdout
@@ -334,7 +334,7 @@ def test_models_check_exits_4_for_what_cannot_be_loaded(run: Callable[..., Resul
 
 def test_models_pull_leaves_out_what_it_cannot_load(run: Callable[..., Result]) -> None:
     Path("toy.yaml").write_text(SMALL, "utf-8")
-    result = run("models", "pull", "--role", "i2v", "--config", "toy.yaml")
+    result = run("models", "pull", "--role", "reenactor", "--config", "toy.yaml")
     assert result.exit_code == 0
     assert "left out: hf:some/video" in result.stdout
 
@@ -344,7 +344,7 @@ def test_models_pull_exits_4_for_what_it_cannot_have(
 ) -> None:
     monkeypatch.setenv("IDTOOL_OFFLINE", "1")
     Path("toy.yaml").write_text(SMALL, "utf-8")
-    result = run("models", "pull", "--role", "captioner", "--role", "i2v", "--config", "toy.yaml")
+    result = run("models", "pull", "--role", "captioner", "--role", "reenactor", "--config", "toy.yaml")
     assert result.exit_code == 4
     assert "left out: hf:some/video" in result.stdout
     assert "failed: hf:some/captioner: Model hf:some/captioner is not on this machine and IDTOOL_OFFLINE=1" in (

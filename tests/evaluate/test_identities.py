@@ -177,5 +177,5 @@ def test_references_of_real_photos(fixtures, tmp_path):
 @pytest.mark.offline_weights
 def test_the_sample_gives_portraits_only():
     people = read_identities("sample")
-    assert [one.label for one in people] == [f"person_0{k}" for k in range(1, 6)]
+    assert [one.label for one in people] == [f"person_0{k}" for k in range(1, 7)]
     assert all(Path(uri).stem.removeprefix("portrait_").isdigit() for one in people for uri in one.references)

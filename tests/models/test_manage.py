@@ -14,8 +14,8 @@ from idtool.models.faces import Scrfd
 from idtool.models.probes import probe
 
 FACES = Binding("faces", "scrfd-500m")
-HUB = Binding("i2v", "hf:someone/something", licence="their own")
-BINDINGS = {"faces": (FACES,), "identity": (Binding("identity", "arcface-mbf"),), "i2v": (HUB,)}
+HUB = Binding("reenactor", "hf:someone/something", licence="their own")
+BINDINGS = {"faces": (FACES,), "identity": (Binding("identity", "arcface-mbf"),), "reenactor": (HUB,)}
 
 
 def test_rows_say_what_is_here_and_what_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -40,9 +40,9 @@ def test_show_tells_all() -> None:
     assert shown["roles"] == ["copy"]
     with pytest.raises(MissingError, match="Did you mean 'sscd'"):
         manage.show("scd", {})
-    profiles = {"one": {"i2v": (HUB,)}, "two": BINDINGS}
+    profiles = {"one": {"reenactor": (HUB,)}, "two": BINDINGS}
     shown = manage.show(HUB.model, profiles)
-    assert shown["bound"] == {"one": ["i2v"], "two": ["i2v"]}
+    assert shown["bound"] == {"one": ["reenactor"], "two": ["reenactor"]}
     assert (shown["licence"], shown["revision"], shown["state"]) == ("their own", "not pinned", "not built")
     with pytest.raises(MissingError, match="Did you mean 'hf:someone/something'"):
         manage.show("hf:someone/somthing", profiles)
@@ -60,7 +60,7 @@ def test_every_model_of_the_catalogue_has_a_wrapper() -> None:
     ("binding", "error", "says"),
     [
         (HUB, MissingError, "--profile offline"),
-        (Binding("i2v", "insightface:buffalo_l"), MissingError, "insightface:"),
+        (Binding("reenactor", "insightface:buffalo_l"), MissingError, "insightface:"),
         (Binding("faces", "scrfd-5"), MissingError, "scrfd-500m"),
         (Binding("copy", "scrfd-500m"), UsageError, "faces"),
         (Binding("faces", "scrfd-500m", options={"treshold": 0.4}), UsageError, "Did you mean 'threshold'"),
