@@ -21,7 +21,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Curate, generate and evaluate for identity-preserving image generators.",
     epilog="Exit codes: 0 done, 1 the run failed, 2 bad usage or configuration, 3 a quality gate was not met, "
-    "4 something needed is missing, 130 interrupted. Most options are also environment variables (IDTOOL_…), as the help of each says.",
+    "4 something needed is missing, 130 interrupted. "
+    "Most options are also environment variables (IDTOOL_…), as the help of each says.",
 )
 
 
