@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import load_file
 
 from idtool.curate.refine import Refine, RefineSettings
 from idtool.curate.regional import MakeSheets, adapter_path
@@ -30,6 +28,10 @@ from idtool.media.store import MediaStore
 from tests.conftest import REPO
 from tests.curate.test_regional import ENV, FLUX, SMALL, made, pixels, settings, subject
 from tests.zoo import Zoo
+
+pytest.importorskip("safetensors", reason="needs the extra `generate`")
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
 torch = pytest.importorskip("torch", reason="needs the extra `models`")
 pytest.importorskip("peft", reason="needs the extra `generate`")
