@@ -20,7 +20,7 @@ from idtool.engine.step import Settings, Step
 from idtool.errors import IdtoolError, UsageError
 from idtool.overrides import Override, apply_overrides, step_names
 from idtool.registry import Registry, did_you_mean
-from idtool.yaml_source import KeyPath, Problem, Source, dotted, parse
+from idtool.yaml_source import KeyPath, Problem, Source, dotted, line_of, parse
 
 FILE = "pipelines.yaml"
 SCHEMA_FILE = "pipelines.schema.json"
@@ -181,12 +181,7 @@ def _check(source: Source, steps: Steps, models: Collection[str] | None) -> tupl
             problems += _check_steps(entries, ("recipes", name, "steps"), source, steps)[1]
     if config is not None:
         problems += _check_names(config, source, models)
-    return config, sorted(problems, key=lambda problem: _line(problem.where))
-
-
-def _line(where: str) -> int:
-    number = where.rpartition(":")[2]
-    return int(number) if number.isdigit() else 0
+    return config, sorted(problems, key=line_of)
 
 
 def _check_names(config: Config, source: Source, models: Collection[str] | None) -> list[Problem]:

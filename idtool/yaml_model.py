@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from idtool.config_errors import findings
 from idtool.errors import UsageError
-from idtool.yaml_source import Problem, dotted, parse
+from idtool.yaml_source import Problem, dotted, line_of, parse
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -34,9 +34,3 @@ def read_model(path: Path, cls: type[M], hint: str) -> M:
     if problems or model is None:
         raise UsageError("\n".join(str(problem) for problem in sorted(problems, key=line_of)))
     return model
-
-
-def line_of(problem: Problem) -> int:
-    """The line that a problem stands in; 0 where it has none."""
-    number = problem.where.rpartition(":")[2]
-    return int(number) if number.isdigit() else 0

@@ -157,3 +157,9 @@ def unknown_key(key: str, expected: list[str]) -> str:
     if not expected:
         return f"unknown key {key!r}. No keys are expected here."
     return f"unknown key {key!r}. {did_you_mean(key, expected, 'Expected one of')}"
+
+
+def line_of(problem: Problem) -> int:
+    """The line that a problem stands in; 0 where it has none."""
+    number = problem.where.rpartition(":")[2]
+    return int(number) if number.isdigit() else 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from idtool.commands.shared import ConfigPath, Json, ModelsDir, Quiet, Verbosity, emit, lines_of
+from idtool.commands.shared import ConfigPath, Json, ModelsDir, Quiet, carry_out, emit, lines_of
 from idtool.curate.request import CurateRequest
 
 Recipe = Annotated[
@@ -129,21 +130,11 @@ def curate(
 ) -> None:
     """Build a data set: run a recipe over the inputs, into a run folder with the data set and a report."""
     from idtool.commands import show
-    from idtool.console import make_reporter
     from idtool.curate.pipeline import curate as run_recipe
-    from idtool.errors import IdtoolError
 
     every = (*(inputs or ()), *(more_inputs or ()))
     request = CurateRequest(
         recipe, config, profile, every, output, tuple(sets or ()), engine, address, workers, limit, seed, device, only,
         models_dir,
     )  # fmt: skip
-    verbosity: Verbosity = ctx.obj
-    try:
-        with make_reporter(quiet=quiet or verbosity.quiet) as reporter:
-            result = run_recipe(request, reporter)
-    except IdtoolError as error:
-        if as_json and error.details:  # a scheduled job wants the counts above all when something went wrong
-            emit({**error.details, "error": str(error)}, as_json, show.curated)
-        raise
-    emit(result, as_json, show.curated)
+    carry_out(ctx, partial(run_recipe, request), quiet, as_json, show.curated)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from idtool.commands.curate import Address, Device, Engine, Only, Seed, Workers
 from idtool.commands.generate import Profile
-from idtool.commands.shared import ConfigPath, Json, ModelsDir, Quiet, Verbosity, config_file, emit, lines_of
+from idtool.commands.shared import (
+    ConfigPath,
+    Json,
+    ModelsDir,
+    Quiet,
+    carry_out,
+    config_file,
+    emit,
+    failures_told,
+    lines_of,
+)
 from idtool.commands.shared import use_models_dir as use_mirror
 
 metrics_app = typer.Typer(no_args_is_help=True, help="What can be measured: list and show metrics.")
@@ -98,7 +109,8 @@ def evaluate(
         force=force,
         models_dir=models_dir,
     )
-    _carry_out(ctx, score, request, config, quiet, as_json, show_bench.bench)
+    work = partial(score, config_file(config), request)
+    carry_out(ctx, work, quiet, as_json, show_bench.bench, failed=True)
 
 
 def bench(
@@ -166,7 +178,8 @@ def bench(
         only=only,
         models_dir=models_dir,
     )
-    _carry_out(ctx, run_suite, request, config, quiet, as_json, show_bench.bench)
+    work = partial(run_suite, config_file(config), request)
+    carry_out(ctx, work, quiet, as_json, show_bench.bench, failed=True)
 
 
 def compare(
@@ -182,14 +195,10 @@ def compare(
 ) -> None:
     """What changed between two runs of one suite: paired differences, and whether rules are broken (exit 3)."""
     from idtool.commands import show_bench
-    from idtool.errors import QualityError
     from idtool.evaluate.compare import compare as difference
 
-    try:
+    with failures_told(as_json, show_bench.compared):
         result = difference(first, second, rules, force=force, seed=seed)
-    except QualityError as error:
-        emit({**error.details, "error": str(error)} if as_json else error.details, as_json, show_bench.compared)
-        raise
     emit(result, as_json, show_bench.compared)
 
 
@@ -233,25 +242,8 @@ def audit(
         device=device,
         models_dir=models_dir,
     )
-    _carry_out(ctx, look, request, config, quiet, as_json, show_bench.audited)
-
-
-def _carry_out(
-    ctx: typer.Context, work: Any, request: Any, config: Path | None, quiet: bool, as_json: bool, show: Any
-) -> None:
-    """Run `work` under a progress reporter and print its result, also that of a run that failed."""
-    from idtool.console import make_reporter
-    from idtool.errors import IdtoolError
-
-    verbosity: Verbosity = ctx.obj
-    try:
-        with make_reporter(quiet=quiet or verbosity.quiet) as reporter:
-            result = work(config_file(config), request, reporter)
-    except IdtoolError as error:
-        if error.details:
-            emit({**error.details, "error": str(error)} if as_json else error.details, as_json, show)
-        raise
-    emit(result, as_json, show)
+    work = partial(look, config_file(config), request)
+    carry_out(ctx, work, quiet, as_json, show_bench.audited, failed=True)
 
 
 @metrics_app.command("list")

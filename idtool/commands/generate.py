@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from idtool.commands.curate import Address, Device, Engine, Only, Output, Workers
-from idtool.commands.shared import ConfigPath, Json, ModelsDir, Quiet, Verbosity, config_file, emit, lines_of
+from idtool.commands.shared import ConfigPath, Json, ModelsDir, Quiet, carry_out, config_file, emit, lines_of
 from idtool.commands.shared import use_models_dir as use_mirror
 
 if TYPE_CHECKING:
@@ -91,8 +92,6 @@ def generate(
 ) -> None:
     """Make images of people from reference pictures and prompts, into a run folder with a gallery."""
     from idtool.commands import show
-    from idtool.console import make_reporter
-    from idtool.errors import IdtoolError
     from idtool.generate.pipeline import GenerateRequest, parse_settings
     from idtool.generate.pipeline import generate as run_method
 
@@ -111,15 +110,7 @@ def generate(
         only=only,
         models_dir=models_dir,
     )
-    verbosity: Verbosity = ctx.obj
-    try:
-        with make_reporter(quiet=quiet or verbosity.quiet) as reporter:
-            result = run_method(config_file(config), request, reporter)
-    except IdtoolError as error:
-        if as_json and error.details:
-            emit({**error.details, "error": str(error)}, as_json, show.generated)
-        raise
-    emit(result, as_json, show.generated)
+    carry_out(ctx, partial(run_method, config_file(config), request), quiet, as_json, show.generated)
 
 
 def _wishes(

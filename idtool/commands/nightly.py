@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from idtool.commands.shared import ConfigPath, Json, Quiet, Verbosity, config_file, emit
+from idtool.commands.shared import ConfigPath, Json, Quiet, carry_out, config_file
+
+if TYPE_CHECKING:
+    from idtool.console import Reporter
 
 
 def nightly(
@@ -25,8 +28,7 @@ def nightly(
 ) -> None:
     """Run tonight's benchmark, finish one that broke off, publish, compare with the last good night (exit 3)."""
     from idtool.commands import show_bench
-    from idtool.console import make_reporter
-    from idtool.errors import IdtoolError, UsageError
+    from idtool.errors import UsageError
     from idtool.evaluate.nightly.job import nightly as run_job
     from idtool.evaluate.nightly.settings import read
 
@@ -34,12 +36,8 @@ def nightly(
         day = date.fromisoformat(on) if on else None
     except ValueError as error:
         raise UsageError(f"--date {on} is no date.", "As in --date 2026-11-26.") from error
-    verbosity: Verbosity = ctx.obj
-    try:
-        with make_reporter(quiet=quiet or verbosity.quiet) as reporter:
-            result = run_job(config_file(config), read(job), reporter, on=day)
-    except IdtoolError as error:
-        if error.details:
-            emit({**error.details, "error": str(error)} if as_json else error.details, as_json, show_bench.night)
-        raise
-    emit(result, as_json, show_bench.night)
+
+    def work(reporter: Reporter) -> Any:
+        return run_job(config_file(config), read(job), reporter, on=day)
+
+    carry_out(ctx, work, quiet, as_json, show_bench.night, failed=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,8 +10,18 @@ import typer
 
 from idtool.commands.curate import Device, Seed
 from idtool.commands.generate import Profile
-from idtool.commands.shared import ConfigPath, Json, ModelsDir, Quiet, Verbosity, config_file, emit, lines_of
-from idtool.errors import IdtoolError, UsageError
+from idtool.commands.shared import (
+    ConfigPath,
+    Json,
+    ModelsDir,
+    Quiet,
+    carry_out,
+    config_file,
+    emit,
+    failures_told,
+    lines_of,
+)
+from idtool.errors import UsageError
 
 PreferRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `idtool prefer --output` wrote.")]
 
@@ -112,7 +123,6 @@ def prefer(
 ) -> None:
     """Make preference pairs for DPO from scored images: arithmetic on stored scores, seconds, no model."""
     from idtool.commands import show
-    from idtool.console import make_reporter
     from idtool.curate.prefer.mine import PreferRequest
     from idtool.curate.prefer.mine import prefer as mine
 
@@ -156,15 +166,8 @@ def prefer(
         device=device,
         models_dir=models_dir,
     )
-    verbosity: Verbosity = ctx.obj
-    try:
-        with make_reporter(quiet=quiet or verbosity.quiet) as reporter:
-            result = mine(config_file(config) if judge else None, request, reporter)
-    except IdtoolError as error:
-        if error.details and as_json:
-            emit({**error.details, "error": str(error)}, as_json, show.facts)
-        raise
-    emit(result, as_json, show.facts)
+    work = partial(mine, config_file(config) if judge else None, request)
+    carry_out(ctx, work, quiet, as_json, show.facts)
 
 
 def review(
@@ -193,12 +196,8 @@ def review(
     if decisions:
         from idtool.curate.prefer.decisions import apply
 
-        try:
+        with failures_told(as_json):
             result = apply(run, decisions, swap=swap)
-        except IdtoolError as error:
-            if error.details and as_json:
-                emit({**error.details, "error": str(error)}, as_json, show.facts)
-            raise
     else:
         from idtool.curate.prefer.review import write_pages
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from idtool.config import ConfigFile
+    from idtool.console import Reporter
 
 
 _HALF = re.compile("[\ud800-\udfff]")
@@ -67,9 +69,10 @@ def config_file(path: Path | None) -> ConfigFile:
 
 
 def use_models_dir(folder: Path | None) -> None:
-    """Weights are looked for in this mirror first; the environment carries it to worker processes."""
-    if folder is not None:
-        os.environ["IDTOOL_MODELS"] = str(folder)
+    """--models-dir of a command that makes no request of its options."""
+    from idtool.models.weights import use_mirror
+
+    use_mirror(folder)
 
 
 def emit(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:
@@ -89,6 +92,44 @@ def emit(result: Any, as_json: bool, show: Callable[[Any], None]) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+@contextlib.contextmanager
+def failures_told(as_json: bool, show: Callable[[Any], None] | None = None) -> Iterator[None]:
+    """What a command computed before it failed is printed all the same: with --json, and, where `show` is given, for
+    people. The error goes on."""
+    from idtool.errors import IdtoolError
+
+    try:
+        yield
+    except IdtoolError as error:
+        if error.details and as_json:
+            emit({**error.details, "error": str(error)}, as_json, lambda result: None)
+        elif error.details and show:
+            emit(error.details, as_json, show)
+        raise
+
+
+def carry_out(
+    ctx: typer.Context,
+    work: Callable[[Reporter], Any],
+    quiet: bool,
+    as_json: bool,
+    show: Callable[[Any], None],
+    *,
+    failed: bool = False,
+) -> None:
+    """Do `work` under a progress reporter and print its result. `failed`: also show people what a run that failed
+    came to."""
+    from idtool.console import make_reporter
+
+    verbosity: Verbosity = ctx.obj
+    with (
+        failures_told(as_json, show if failed else None),
+        make_reporter(quiet=quiet or verbosity.quiet) as reporter,
+    ):
+        result = work(reporter)
+    emit(result, as_json, show)
 
 
 def _finite(value: Any) -> Any:

@@ -26,6 +26,7 @@ from idtool.curate.made import MADE
 from idtool.engine.operator import Context, Operator, Rejected, Row, map_rows
 from idtool.engine.step import Binding, Env, Settings
 from idtool.media.limits import PILLOW_MAX_PIXELS
+from idtool.models import why_not
 from idtool.models.resources import Gpus, resources
 
 ROLE = "i2v"
@@ -88,7 +89,7 @@ class Animate(Derives):
         return False  # measures are of images; the frames will be measured
 
     def skip_reason(self) -> str | None:
-        return made.why_not(self.env, ROLE)
+        return why_not(self.env, ROLE)
 
     def reads(self, available: Mapping[str, pa.Field]) -> tuple[str, ...]:
         return (*super().reads(available), *self.settings.where)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from idtool.curate import made
 from idtool.engine.step import Env
+from idtool.models import why_not
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -85,7 +86,7 @@ def roles_of(by: By, env: Env) -> tuple[str, ...]:
 
 def lacking(by: By, env: Env) -> str | None:
     """Why the profile cannot tell subjects this way, or None."""
-    return next((why for role in roles_of(by, env) if (why := made.why_not(env, role))), None)
+    return next((why for role in roles_of(by, env) if (why := why_not(env, role))), None)
 
 
 def touched(mask: npt.NDArray[np.bool_], edge: int, least: float) -> tuple[Side, ...]:

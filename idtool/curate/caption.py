@@ -15,11 +15,12 @@ from pydantic import Field, model_validator
 from idtool.curate import prompts
 from idtool.curate.caption_pairs import PairCaptions
 from idtool.curate.template_caption import SIDES, TemplateCaptions
-from idtool.curate.vlm_caption import ROLE, Writer, why_not
+from idtool.curate.vlm_caption import ROLE, Writer
 from idtool.engine.operator import Operator
 from idtool.engine.step import Binding, Env, RowStep, Settings
 from idtool.errors import MissingError
 from idtool.media.limits import PILLOW_MAX_PIXELS
+from idtool.models import why_not
 from idtool.models.caption_checks import REASONS, Limits
 from idtool.models.resources import Gpus, resources
 
@@ -87,7 +88,7 @@ class Caption(RowStep):
     @property
     def asks_model(self) -> bool:
         """Whether a model writes the captions."""
-        return self.settings.by == ROLE or (self.settings.by == "auto" and why_not(self.env) is None)
+        return self.settings.by == ROLE or (self.settings.by == "auto" and why_not(self.env, ROLE) is None)
 
     def reads(self, available: Mapping[str, pa.Field]) -> tuple[str, ...]:
         """For the template nothing but the id is required: what was not measured is not said. MissingError when a
@@ -95,7 +96,7 @@ class Caption(RowStep):
         if not self.asks_model:
             return ("id",)
         self.env.require(ROLE)
-        if why := why_not(self.env):
+        if why := why_not(self.env, ROLE):
             raise MissingError(f"Captions cannot be made: {why}.", "Set caption.by=template, or bind another model.")
         return ("id", *(f"{side}_{name}" for side in SIDES for name in ("id", "media")))
 
@@ -105,7 +106,7 @@ class Caption(RowStep):
     def notes(self) -> list[str]:
         if self.settings.by != "auto" or self.asks_model:
             return []
-        return [f"captions come from the template: {why_not(self.env)}"]
+        return [f"captions come from the template: {why_not(self.env, ROLE)}"]
 
     def config(self) -> dict[str, Any]:
         # Only what the chosen way of writing depends on: the operators say it.

@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from idtool import __version__
 from idtool.curate import dataset, facts
+from idtool.curate.formats.base import Format
+from idtool.curate.formats.parquet import ParquetFormat
 from idtool.curate.layout import PAIRS, Layout
 from idtool.media import paths
 
@@ -88,7 +90,7 @@ def size_category(rows: int) -> str:
     return next((name for bound, name in bounds if rows < bound), "1M<n<10M" if rows < 10_000_000 else "n>10M")
 
 
-def front_matter(tally: Tally) -> str:
+def front_matter(tally: Tally, format: type[Format] = ParquetFormat) -> str:
     """YAML between `---` lines, as the hub and `datasets` read it."""
     import yaml
 
@@ -107,23 +109,27 @@ def front_matter(tally: Tally) -> str:
         "language": ["en"],
         "tags": ["idtool", "faces", "identity-preserving-generation"],
         "size_categories": [size_category(totals[tally.layout.nouns])],
-        "configs": [
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in totals["splits"]],
-            }
-        ],
     }
+    patterns = {split: format.data_files(split) for split in totals["splits"]}
+    if all(patterns.values()):
+        files = [{"split": split, "path": pattern} for split, pattern in patterns.items()]
+        content["configs"] = [{"config_name": "default", "data_files": files}]
     text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return f"---\n{text}---\n"
 
 
 def render(
-    manifest: facts.Manifest, tally: Tally, schema: pa.Schema, shares: Mapping[str, float], *, files: bool = False
+    manifest: facts.Manifest,
+    tally: Tally,
+    schema: pa.Schema,
+    shares: Mapping[str, float],
+    *,
+    files: bool = False,
+    format: type[Format] = ParquetFormat,
 ) -> str:
     """The whole card. It names no path of the machine that wrote it and no date: the same run gives the same card.
 
-    `files`: the data set also has a JSON file per row.
+    `files`: the data set also has a JSON file per row. `format`: what it is written in, and so how it is opened.
     """
     import jinja2
 
@@ -139,7 +145,8 @@ def render(
         manifest=manifest,
         inputs=[public_name(str(source)) for source in manifest.get("inputs", [])],
         sample=bool(manifest.get("sample")),
-        totals=tally.statistics(),
+        totals=(totals := tally.statistics()),
+        opening=format.opening(tally.layout, list(totals["splits"])),
         layout=tally.layout,
         missing=sorted(tally.missing.items()),
         pictures=sorted(tally.seen.items()),
@@ -155,7 +162,7 @@ def render(
         branches=tally.columns["branch"].most_common(),
         captions=tally.columns["caption_by"].most_common(),
     )
-    return front_matter(tally) + "\n" + body
+    return front_matter(tally, format) + "\n" + body
 
 
 def without_export(manifest: facts.Manifest) -> facts.Manifest:

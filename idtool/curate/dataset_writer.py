@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from idtool.curate import card, dataset, facts, folders, formats, record_files
 from idtool.curate.formats.base import target_side, text_of
-from idtool.curate.formats.card import fitted
 from idtool.curate.formats.check import checked
 from idtool.curate.formats.removal import FILE, Leaving, Proof, Removed, in_colour, prove, still_there
 from idtool.curate.layout import Layout, further_pictures
@@ -21,8 +20,8 @@ from idtool.curate.splits import assign
 from idtool.engine.operator import ERROR, STORAGE_ERRNOS, Rejected, outcome_of
 from idtool.engine.table import Table
 from idtool.errors import QualityError
+from idtool.manifest_folder import write_json
 from idtool.models.caption_checks import mentions
-from idtool.run import write_json
 
 Images = dict[str, dict[str, Any] | None]
 
@@ -130,9 +129,7 @@ def _written(
         why = f"No {layout.noun} could be exported: {reasons}." if reasons else f"No {layout.noun} is left to export."
         raise QualityError(why, "See `idtool explain` on one of them.")
     schema = _schema(rows, wanted)
-    text = card.render(manifest, done.tally, schema, wanted.splits, files=wanted.files)
-    if form is not formats.FORMATS.get("parquet"):
-        text = fitted(text, form, layout, list(done.files))
+    text = card.render(manifest, done.tally, schema, wanted.splits, files=wanted.files, format=form)
     (work / "README.md").write_text(text, encoding="utf-8")
     found = checked(form.read(work, layout, whole=leaving is not None), work, layout, done.place, whole=bool(leaving))
     proof = None

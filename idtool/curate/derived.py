@@ -18,15 +18,13 @@ import pyarrow.compute as pc
 from idtool.curate.made import MADE
 from idtool.engine.apply import INPUT_ID
 from idtool.engine.operator import (
-    KEPT,
-    OUTCOME,
     Context,
     Operator,
     Row,
     is_fatal,
     is_out_of_memory,
     outcome_of,
-    output_schema,
+    unchanged,
 )
 from idtool.engine.step import Binding, Env, RowStep
 from idtool.evaluate.measure_rows import MeasureRows
@@ -117,19 +115,6 @@ def new_and_old(batch: pa.Table) -> tuple[pa.Table, pa.Table]:
     """The rows that the step has made, and those that it found."""
     new = pc.fill_null(batch[NEW.name], False)
     return batch.filter(new), batch.filter(pc.invert(new))
-
-
-def unchanged(batch: pa.Table, writes: pa.Schema) -> pa.Table:
-    """The rows as they are, kept, under the schema of an operator that writes `writes`."""
-    schema = output_schema(batch.schema, writes)
-    columns = []
-    for field in schema:
-        if field.name in batch.column_names and field.name not in OUTCOME.names:
-            columns.append(batch[field.name].cast(field.type))
-        else:
-            nothing = pa.nulls(batch.num_rows, field.type)
-            columns.append(pa.repeat(KEPT, batch.num_rows) if field.name == "status" else nothing)
-    return pa.table(columns, schema=schema)
 
 
 def derived_id(parent: str, origin: str, *told: Any) -> str:

@@ -13,12 +13,13 @@ import pyarrow as pa
 from pydantic import Field
 
 from idtool.curate import prompts
-from idtool.curate.vlm_caption import ROLE, Writer, known_names, why_not
+from idtool.curate.vlm_caption import ROLE, Writer, known_names
 from idtool.engine.operator import Context, Operator
 from idtool.engine.step import Binding, Env, RowStep, Settings
 from idtool.evaluate.measure_rows import MeasureRows
 from idtool.evaluate.measures.base import Item, Measure, Values, column
 from idtool.media.limits import PILLOW_MAX_PIXELS
+from idtool.models import why_not
 from idtool.models.caption_checks import REASONS, Limits
 from idtool.models.resources import Gpus, resources
 
@@ -64,7 +65,7 @@ class Describe(RowStep):
         super().__init__(settings, env)
 
     def skip_reason(self) -> str | None:
-        return why_not(self.env)
+        return why_not(self.env, ROLE)
 
     def provides_none(self) -> Mapping[str, str]:
         why = self.skip_reason()

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from idtool.curate.ingest import WRITES as INGESTED
 from idtool.curate.remote import on_disk
-from idtool.engine.operator import KEPT, OUTCOME, Context, Operator, Rejected, Row, map_rows, output_schema
+from idtool.engine.operator import Context, Operator, Rejected, Row, map_rows, unchanged
 from idtool.engine.step import Env, RowStep, Settings
 from idtool.evaluate.measures.base import column
 from idtool.media.limits import PILLOW_MAX_PIXELS, Limits
@@ -100,7 +100,7 @@ class CutVideos(Operator):
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         video = pc.fill_null(pc.equal(batch["kind"], "video"), False)
-        photos = untouched(batch.filter(pc.invert(video)))
+        photos = unchanged(batch.filter(pc.invert(video)), WRITES)
         videos = map_rows(batch.filter(video), self.cut, WRITES)
         return pa.concat_tables([photos, videos])
 
@@ -148,16 +148,3 @@ class CutVideos(Operator):
         if not children:
             raise Rejected("no_frames", note or "no frame of the video can be decoded", value=0.0)
         return [{**child, "message": note} for child in children]
-
-
-def untouched(batch: pa.Table) -> pa.Table:
-    """Rows that stay as they are, under the output schema: kept, with nulls for what only frames have."""
-    columns = []
-    schema = output_schema(batch.schema, WRITES)
-    for field in schema:
-        if field.name in batch.column_names and field.name not in OUTCOME.names:
-            columns.append(batch[field.name].cast(field.type))
-        else:
-            nothing = pa.nulls(batch.num_rows, field.type)
-            columns.append(pa.repeat(KEPT, batch.num_rows) if field.name == "status" else nothing)
-    return pa.table(columns, schema=schema)

@@ -31,6 +31,7 @@ from idtool.engine.operator import Context, Operator, Rejected, Row, map_rows
 from idtool.engine.step import Binding, Env, Settings
 from idtool.evaluate.measures.base import column
 from idtool.media.limits import PILLOW_MAX_PIXELS
+from idtool.models import why_not
 from idtool.models.resources import Gpus, resources
 
 FILL, PARSER, FACES = "fill", "parser", "faces"
@@ -112,7 +113,7 @@ class Inpaint(Derives):
         self._found = False
 
     def skip_reason(self) -> str | None:
-        return next((why for role in (FILL, PARSER, FACES) if (why := made.why_not(self.env, role))), None)
+        return next((why for role in (FILL, PARSER, FACES) if (why := why_not(self.env, role))), None)
 
     def reads(self, available: Mapping[str, pa.Field]) -> tuple[str, ...]:
         self._found = set(FACE) <= set(available)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from idtool.engine.step import Binding, Env
+from idtool.models import why_not
 
 MADE = pa.schema(
     [
@@ -34,17 +35,6 @@ TERMS = ("source", "licence")
 
 FACE = ("face_box", "face_kps", "face_score")
 """Columns of measure `faces`. Steps that come before it look for faces themselves (role `faces`)."""
-
-
-def why_not(env: Env, role: str) -> str | None:
-    """Why the profile's model of a role cannot be used, or None."""
-    if not env.has(role):
-        return f"needs role {role}; profile {env.profile} binds none"
-    from idtool.models import obstacle
-
-    binding = env.require(role)
-    why = obstacle(binding)
-    return f"role {role} is bound to {binding.model}, and {why}" if why else None
 
 
 def usable(env: Env, role: str) -> Binding | None:

@@ -26,6 +26,7 @@ from idtool.engine.operator import Context, Operator, Rejected, Row, map_rows
 from idtool.engine.step import Binding, Env, Settings
 from idtool.evaluate.measures.base import column
 from idtool.media.limits import PILLOW_MAX_PIXELS
+from idtool.models import why_not
 from idtool.models.resources import Gpus, resources
 
 ROLE = "fill"
@@ -106,7 +107,7 @@ class Outpaint(Derives):
         return next((by for by in asked if not lacking(by, self.env)), None)
 
     def skip_reason(self) -> str | None:
-        return made.why_not(self.env, ROLE) or (None if self.by else lacking(self._least, self.env))
+        return why_not(self.env, ROLE) or (None if self.by else lacking(self._least, self.env))
 
     def notes(self) -> list[str]:
         if self.settings.by != "auto" or self.by in (None, "subject"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from idtool.errors import QualityError, RunFailed
 from idtool.media.paths import local
 from idtool.media.sources import SCHEMA, list_sources
 from idtool.models.catalog import catalogue
-from idtool.models.weights import cache_dir
+from idtool.models.weights import cache_dir, use_mirror
 from idtool.run import Run
 from idtool.sample import make_sample, sample_folder
 
@@ -49,8 +48,7 @@ class Prepared:
 
 def prepare(request: CurateRequest) -> Prepared:
     """Read the configuration, choose profile and device, build and check the steps."""
-    if request.models_dir is not None:
-        os.environ["IDTOOL_MODELS"] = str(request.models_dir)
+    use_mirror(request.models_dir)
     config: ConfigFile = load_config(request.config, STEPS, catalogue())
     recipe = config.resolve(request.recipe, request.sets)
     profile, reason = choose_profile(config, recipe, request.profile)

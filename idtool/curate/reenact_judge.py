@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from idtool.curate.derived import NEW, new_and_old, unchanged
+from idtool.curate.derived import NEW, new_and_old
 from idtool.curate.drivers import POSES
-from idtool.engine.operator import Operator, Row, map_rows
+from idtool.engine.operator import Operator, Row, map_rows, unchanged
 from idtool.evaluate.measures.base import column
 
 OWN = pa.schema(

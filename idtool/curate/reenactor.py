@@ -18,6 +18,7 @@ from idtool.config_models import MethodConfig
 from idtool.engine.step import Binding, Env
 from idtool.errors import UsageError
 from idtool.generate.method import Method, Spec
+from idtool.models import unbound
 from idtool.models.addresses import FURTHER, SOURCE_OPTIONS
 
 ROLE = "reenactor"
@@ -27,8 +28,8 @@ _OURS = ("slot", "models", *SOURCE_OPTIONS, *FURTHER)
 
 def why_not(env: Env) -> str | None:
     """Why the profile's reenactor cannot be used, or None."""
-    if not env.has(ROLE):
-        return f"needs role {ROLE}; profile {env.profile} binds none"
+    if why := unbound(env, ROLE):
+        return why
     binding = env.require(ROLE)
     why = _obstacle(binding)
     return f"role {ROLE} is bound to {binding.model}, and {why}" if why else None

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import Field
 
+from idtool import models
 from idtool.curate import made
 from idtool.curate.derived import attempt, derived_id, stored
 from idtool.curate.made import MADE
@@ -191,7 +192,7 @@ def adapter_path(run_dir: Path, name: str) -> Path:
 
 def why_not(env: Env) -> str | None:
     """Why the profile's model of role `t2i` makes no sheets, or None: the masks are written for FLUX.1."""
-    if why := made.why_not(env, ROLE):
+    if why := models.why_not(env, ROLE):
         return why
     binding = env.require(ROLE)
     kind = _kind(binding)

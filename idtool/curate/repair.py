@@ -24,11 +24,11 @@ from pydantic import Field
 from idtool.curate.cluster import normalise
 from idtool.curate.grouped import by_identity, vectors
 from idtool.curate.identify import same_person
-from idtool.curate.made import why_not
 from idtool.engine.operator import KEPT, OUTCOME
 from idtool.engine.step import Binding, Env, Settings, TableContext, TableStep
 from idtool.engine.table import Table
 from idtool.evaluate.measures.base import VECTOR, column
+from idtool.models import why_not
 
 SWAPPER = "swapper"
 PROVENANCE = ("source", "licence", "consent")

@@ -29,6 +29,7 @@ from idtool.engine.operator import Context, Operator, Row, map_rows
 from idtool.engine.step import Binding, Env, Settings
 from idtool.errors import UsageError
 from idtool.media.limits import PILLOW_MAX_PIXELS
+from idtool.models import why_not
 from idtool.models.resources import Gpus, resources
 from idtool.registry import did_you_mean
 
@@ -74,7 +75,7 @@ class Swap(Derives):
         return made.usable(self.env, RESTORER) if self.settings.fidelity is not None else None
 
     def skip_reason(self) -> str | None:
-        return made.why_not(self.env, SWAPPER)
+        return why_not(self.env, SWAPPER)
 
     def reads(self, available: Mapping[str, pa.Field]) -> tuple[str, ...]:
         for name in REPAIR.names:
@@ -106,7 +107,7 @@ class Swap(Derives):
             if name in self.missing
         ]
         if self.settings.fidelity is not None and self.restorer is None:
-            found.append(f"faces are not restored: {made.why_not(self.env, RESTORER)}")
+            found.append(f"faces are not restored: {why_not(self.env, RESTORER)}")
         return found
 
     def models(self) -> list[Binding]:

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from idtool.curate.derived import new_and_old, unchanged
+from idtool.curate.derived import new_and_old
 from idtool.curate.gate import Bound, judge
 from idtool.curate.repair import WRITES as REPAIR
-from idtool.engine.operator import KEPT, OUTCOME, Operator, Rejected, Row, map_rows
+from idtool.engine.operator import KEPT, OUTCOME, Operator, Rejected, Row, map_rows, unchanged
 from idtool.evaluate.measures.base import column
 
 OWN = pa.schema(

@@ -11,23 +11,12 @@ import numpy.typing as npt
 
 from idtool.curate.prompts import NO_NAMES, Prompt
 from idtool.engine.operator import Context
-from idtool.engine.step import Binding, Env
+from idtool.engine.step import Binding
 from idtool.models.ask import Ask
 from idtool.models.caption_checks import NAMED, Limits, Said, judged
 
 ROLE = "captioner"
 Image = npt.NDArray[np.uint8]
-
-
-def why_not(env: Env) -> str | None:
-    """Why no captioner can be used under the profile, or None."""
-    if not env.has(ROLE):
-        return f"needs role {ROLE}; profile {env.profile} binds none"
-    from idtool.models import obstacle
-
-    binding = env.require(ROLE)
-    why = obstacle(binding)
-    return f"role {ROLE} is bound to {binding.model}, and {why}" if why else None
 
 
 @dataclass

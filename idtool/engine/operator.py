@@ -123,6 +123,19 @@ def output_schema(batch: pa.Schema, writes: pa.Schema) -> pa.Schema:
     return pa.schema([*fields, *writes, *OUTCOME])
 
 
+def unchanged(batch: pa.Table, writes: pa.Schema) -> pa.Table:
+    """The rows as they are, kept, under the schema of an operator that writes `writes`."""
+    schema = output_schema(batch.schema, writes)
+    columns = []
+    for field in schema:
+        if field.name in batch.column_names and field.name not in OUTCOME.names:
+            columns.append(batch[field.name].cast(field.type))
+        else:
+            nothing = pa.nulls(batch.num_rows, field.type)
+            columns.append(pa.repeat(KEPT, batch.num_rows) if field.name == "status" else nothing)
+    return pa.table(columns, schema=schema)
+
+
 def build(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows to a table; a row that says nothing of its outcome is kept."""
     filled = [{"status": KEPT, **row} for row in rows]

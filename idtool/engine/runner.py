@@ -23,7 +23,8 @@ from idtool.engine.plan import Planned, Upstream, done_entry, stored_entry
 from idtool.engine.step import Binding, RowStep, TableContext, TableStep
 from idtool.engine.table import KeptRows, Table, file_writer, write_table
 from idtool.errors import QualityError, RunFailed
-from idtool.run import REJECT_COLUMNS, Run, write_json
+from idtool.manifest_folder import write_json
+from idtool.run import REJECT_COLUMNS, Run
 
 
 class Progress(Protocol):

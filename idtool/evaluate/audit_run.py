@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 from idtool import launch
 from idtool.config import ConfigFile
 from idtool.console import Reporter
-from idtool.engine.step import Env
 from idtool.errors import QualityError
 from idtool.evaluate.audit import Limits
 from idtool.evaluate.audit import audit as search
 from idtool.evaluate.features import Runtime
 from idtool.evaluate.identities import read_identities
 from idtool.evaluate.suite import load_suite
-from idtool.generate.pipeline import choose_profile
+from idtool.generate.pipeline import surroundings
 
 
 @dataclass(frozen=True)
@@ -43,19 +41,13 @@ class AuditRequest:
 
 def audit(file: ConfigFile, request: AuditRequest, progress: Reporter) -> dict[str, Any]:
     """Look for leaks; returns what was found. Raises QualityError (exit 3) when there is any."""
-    if request.models_dir is not None:
-        os.environ["IDTOOL_MODELS"] = str(request.models_dir)
     suite = load_suite(request.suite)
-    profile, reason = choose_profile(file, request.profile)
-    device = launch.choose_device(request.device, file.config.profiles[profile].device)
-    env = Env(profile, file.profile(profile).bindings(), 0, device)
+    env, reason = surroundings(file, request)
     output = request.output or Path("idtool-runs") / "audit"
-    progress.note(f"profile {profile}: {reason}")
+    progress.note(f"profile {env.profile}: {reason}")
     source = request.identities or suite.identities.source
     people = read_identities(source, folder=output / "pictures", announce=progress.note)
-    runtime = Runtime(
-        env, lambda rows: launch.executor(request.engine, request.address, request.workers, rows), progress
-    )
+    runtime = Runtime.of(env, request, progress)
     with launch.clean_stop(output), contextlib.redirect_stdout(sys.stderr):
         found = search(request.dataset, people, output, runtime, Limits(same_person=request.same_person))
     result = found.as_dict()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 from idtool import launch
 from idtool.config import ConfigFile
 from idtool.console import Reporter
-from idtool.engine.executor import Executor
 from idtool.engine.step import Env
 from idtool.errors import IdtoolError, Interrupted, RunFailed, UsageError
 from idtool.evaluate import samples
@@ -33,7 +31,7 @@ from idtool.evaluate.scoring import Chosen, choose, look_at, parse_families, wit
 from idtool.evaluate.suite import Suite, describe, load_suite, suite_hash
 from idtool.generate import methods as known
 from idtool.generate.method import Method
-from idtool.generate.pipeline import GenerateRequest, choose_profile, generate
+from idtool.generate.pipeline import GenerateRequest, generate, surroundings
 from idtool.generate.requests import Wish
 from idtool.media.paths import to_uri
 from idtool.registry import did_you_mean
@@ -86,23 +84,19 @@ def bench(file: ConfigFile, request: BenchRequest, progress: Reporter) -> dict[s
     not fit; RunFailed at the end, when a method that was named failed. A method that `all` brought in and that fails is
     told in the report.
     """
-    if request.models_dir is not None:
-        os.environ["IDTOOL_MODELS"] = str(request.models_dir)
     suite = load_suite(request.suite)
     if request.limit is not None:
         suite = suite.with_count(request.limit)
-    profile, reason = choose_profile(file, request.profile)
-    device = launch.choose_device(request.device, file.config.profiles[profile].device)
-    env = Env(profile, file.profile(profile).bindings(), request.seed, device)
+    env, reason = surroundings(file, request, request.seed)
     chosen = choose(parse_families(request.metrics, suite.metrics), env)
     entries = _methods(file, request, suite, env)
     with ExitStack() as stack:
         folder = stack.enter_context(Bench.create(request.folder))
         stack.enter_context(launch.clean_stop(request.folder))
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        progress.note(f"profile {profile}: {reason}")
-        _same_suite(folder, suite, profile, request)
-        runtime = Runtime(env, _executor(request), progress, max_error_rate=request.max_error_rate, seed=request.seed)
+        progress.note(f"profile {env.profile}: {reason}")
+        _same_suite(folder, suite, env.profile, request)
+        runtime = Runtime.of(env, request, progress, request.max_error_rate)
         source = request.identities or suite.identities.source
         people = read_identities(source, folder=folder.path / "pictures", announce=progress.note)
         people = _with_good_references(folder, suite, people, runtime, request, progress)
@@ -110,10 +104,10 @@ def bench(file: ConfigFile, request: BenchRequest, progress: Reporter) -> dict[s
         wishes = build_wishes(suite, people, request.seed, writer=writer)
         folder.save(
             suite={**describe(suite), "hash": suite_hash(suite)},
-            profile=profile,
+            profile=env.profile,
             profile_reason=reason,
-            device=device,
-            seed=request.seed,
+            device=env.device,
+            seed=env.seed,
             identities=len(people),
             requests=len(wishes),
             command=launch.recorded(launch.resume_command()),
@@ -121,7 +115,7 @@ def bench(file: ConfigFile, request: BenchRequest, progress: Reporter) -> dict[s
         )
         (folder.path / "suite.yaml").write_text(suite.to_yaml(), encoding="utf-8")
         if not request.score_only:
-            _generate_all(folder, file, profile, wishes, request, progress)
+            _generate_all(folder, file, env.profile, wishes, request, progress)
         _score_all(folder, suite, chosen, runtime, request)
         write_reports(folder.path, seed=request.seed)
         result = summary(folder.path)
@@ -219,13 +213,6 @@ def _same_suite(folder: Bench, suite: Suite, profile: str, request: BenchRequest
             raise UsageError(
                 f"{request.folder} holds a benchmark of another {what} ({old}, not {new}).", "Choose another --output."
             )
-
-
-def _executor(request: BenchRequest) -> Callable[[int], Executor]:
-    def make(rows: int) -> Executor:
-        return launch.executor(request.engine, request.address, request.workers, rows)
-
-    return make
 
 
 def _with_good_references(

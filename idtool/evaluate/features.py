@@ -35,7 +35,8 @@ from idtool.engine.table import KeptRows, Table, write_table
 from idtool.errors import QualityError, UsageError
 from idtool.evaluate.look import Look, LookSettings
 from idtool.evaluate.measures.base import Measure
-from idtool.run import Run, write_json
+from idtool.manifest_folder import write_json
+from idtool.run import Run
 
 FILE = "feature.json"
 STATE = ("status", "reason", "message")
@@ -51,7 +52,15 @@ class Runtime:
     progress: Progress
     batch: int = 16
     max_error_rate: float = 0.01
-    seed: int = 0
+
+    @classmethod
+    def of(cls, env: Env, request: Any, progress: Progress, max_error_rate: float = 0.01) -> Runtime:
+        """As a request asks for it: with its `engine`, `address` and `workers`."""
+
+        def executor(rows: int) -> Executor:
+            return launch.executor(request.engine, request.address, request.workers, rows)
+
+        return cls(env, executor, progress, max_error_rate=max_error_rate)
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,7 @@ def _make(
         first = KeptRows(write_table(run.step_dir(0, "rows") / "table", joined(), outcome).path)
         runtime.progress.note(f"{what}: {', '.join(cls.name for cls in group)} of {len(lost)}")
         launch.fetch(planned, run.path, upstream, runtime.progress.note)
-        context = Context(str(run.path), runtime.seed, runtime.env.device, threads=1)
+        context = Context(str(run.path), runtime.env.seed, runtime.env.device, threads=1)
         executor = runtime.executor(len(lost))
         try:
             options = Options(retry_errors=True, max_error_rate=runtime.max_error_rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,10 +12,10 @@ from pydantic import Field
 
 from idtool.engine.operator import Context, Operator, Resources, build, outcome_of, output_schema
 from idtool.engine.step import Binding, Env, RowStep, Settings
-from idtool.evaluate.measure_rows import MeasureRows, call, decode
+from idtool.evaluate.measure_rows import MeasureRows, decode, run_through
 from idtool.evaluate.measures.base import Image, Item, Measure, SampleItem
+from idtool.manifest_folder import write_json
 from idtool.models.resources import resources
-from idtool.run import write_json
 
 MAX_PIXELS = 100_000_000
 
@@ -87,10 +88,8 @@ class LookRows(MeasureRows):
         load_all(self.measures, context)
 
 
-class TextRows(Operator):
-    """Measures of texts: no picture is opened."""
-
-    reads = ("id", "text")
+class ItemRows(Operator):
+    """Measures of what is no single picture."""
 
     def __init__(self, measures: Sequence[Measure], batch: int, need: Resources) -> None:
         self.measures, self.batch, self.resources = list(measures), batch, need
@@ -103,80 +102,54 @@ class TextRows(Operator):
         load_all(self.measures, context)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
-        items = [Item(row, _NOTHING) for row in rows]
-        return build(_through(self.measures, items, rows, self.batch), output_schema(batch.schema, self.writes))
+        results: list[dict[str, Any]] = batch.to_pylist()
+        items = self.items(results)
+        for start in range(0, len(items), self.batch):
+            run_through(self.measures, items[start : start + self.batch], results)
+        return build(results, output_schema(batch.schema, self.writes))
+
+    @abstractmethod
+    def items(self, rows: Sequence[dict[str, Any]]) -> list[tuple[int, Item]]:
+        """What the measures get of each row, with its place; rows that cannot be looked at get their outcome."""
 
 
-class SampleRows(Operator):
+class TextRows(ItemRows):
+    """Measures of texts: no picture is opened."""
+
+    reads = ("id", "text")
+
+    def items(self, rows: Sequence[dict[str, Any]]) -> list[tuple[int, Item]]:
+        import numpy as np
+
+        nothing = np.zeros((1, 1, 3), np.uint8)
+        return [(k, Item(dict(row), nothing)) for k, row in enumerate(rows)]
+
+
+class SampleRows(ItemRows):
     """Measures of an image together with its references and its prompt."""
 
     reads = ("id", "media", "references", "prompt")
-
-    def __init__(self, measures: Sequence[Measure], batch: int, need: Resources) -> None:
-        self.measures, self.batch, self.resources = list(measures), batch, need
-        self.writes = pa.schema([field for measure in measures for field in measure.writes])
-
-    def config(self) -> dict[str, Any]:
-        return {"measures": {measure.name: measure.config() for measure in self.measures}}
 
     def setup(self, context: Context) -> None:
         import cv2
 
         cv2.setNumThreads(max(1, context.threads))
         self.store_root = Path(context.run_dir) / "media"
-        load_all(self.measures, context)
+        super().setup(context)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
-        results: list[dict[str, Any]] = [dict(row) for row in rows]
+    def items(self, rows: Sequence[dict[str, Any]]) -> list[tuple[int, Item]]:
         held: dict[str, Image | Exception] = {}
-        items: list[SampleItem] = []
-        places: list[int] = []
+        found: list[tuple[int, Item]] = []
         for k, row in enumerate(rows):
-            pictures = [row["media"], *row["references"]]
-            for uri in pictures:
+            images: list[Image] = []
+            for uri in (row["media"], *row["references"]):
                 if uri not in held:
                     held[uri] = decode(uri, self.store_root, MAX_PIXELS)
-            opened = [held[uri] for uri in pictures]
-            broken = next((one for one in opened if isinstance(one, Exception)), None)
-            if broken is not None:
-                results[k].update(outcome_of(broken))
-                continue
-            images = [one for one in opened if not isinstance(one, Exception)]
-            items.append(SampleItem(row, images[0], references=tuple(images[1:])))
-            places.append(k)
-        made = _through(self.measures, items, [rows[k] for k in places], self.batch)
-        for k, row in zip(places, made, strict=True):
-            results[k] = row
-        return build(results, output_schema(batch.schema, self.writes))
-
-
-def _through(
-    measures: Sequence[Measure], items: Sequence[Item], rows: Sequence[Mapping[str, Any]], size: int
-) -> list[dict[str, Any]]:
-    """The rows with what every measure says of them; one that fails keeps what it had."""
-    out: list[dict[str, Any]] = [dict(row) for row in rows]
-    for start in range(0, len(items), size):
-        left = list(enumerate(items))[start : start + size]
-        for measure in measures:
-            values = call(measure, [item for _, item in left])
-            still = []
-            for (k, item), value in zip(left, values, strict=True):
-                if isinstance(value, Exception):
-                    out[k].update(outcome_of(value))
-                else:
-                    item.values.update(value)
-                    out[k].update(value)
-                    still.append((k, item))
-            left = still
-    return out
-
-
-def _nothing() -> Image:
-    import numpy as np
-
-    return np.zeros((1, 1, 3), np.uint8)
-
-
-_NOTHING = _nothing()
+                opened = held[uri]
+                if isinstance(opened, Exception):
+                    row.update(outcome_of(opened))
+                    break
+                images.append(opened)
+            else:
+                found.append((k, SampleItem(dict(row), images[0], references=tuple(images[1:]))))
+        return found

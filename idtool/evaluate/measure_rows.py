@@ -71,7 +71,7 @@ class MeasureRows(Operator):
         ahead = DecodeAhead(partial(self._decode, rows), [pixels_of(rows[k]) for k in chosen], chosen, self.decoders)
         with ahead:
             for chunk in ahead.chunks(self.batch):
-                self._measure(self._items(chunk, rows, results), results)
+                run_through(self.measures, self._items(chunk, rows, results), results)
         return self._assemble(batch, results)
 
     def _wanted(self, row: Mapping[str, Any]) -> bool:
@@ -92,19 +92,6 @@ class MeasureRows(Operator):
             else:
                 items.append((k, Item(rows[k], image)))
         return items[::-1]
-
-    def _measure(self, items: list[tuple[int, Item]], results: list[dict[str, Any]]) -> None:
-        """Every measure on the items; one that fails takes no part in what follows, and keeps what it has."""
-        for measure in self.measures:
-            left: list[tuple[int, Item]] = []
-            for (k, item), value in zip(items, call(measure, [item for _, item in items]), strict=True):
-                if isinstance(value, Exception):
-                    results[k].update(outcome_of(value))
-                else:
-                    item.values.update(value)
-                    results[k].update(value)
-                    left.append((k, item))
-            items = left
 
     def _assemble(self, batch: pa.Table, results: list[dict[str, Any]]) -> pa.Table:
         for result in results:
@@ -142,6 +129,23 @@ def call(measure: Measure, items: Sequence[Item]) -> Sequence[Values | Exception
         if len(items) == 1:
             return [error]
         return [call(measure, [item])[0] for item in items]
+
+
+def run_through(
+    measures: Sequence[Measure], items: Sequence[tuple[int, Item]], results: Sequence[dict[str, Any]]
+) -> None:
+    """Every measure on the items, each with its place in `results`, which gets the columns or the outcome. An item on
+    which a measure fails takes no part in what follows, and keeps what it has."""
+    for measure in measures:
+        left: list[tuple[int, Item]] = []
+        for (k, item), value in zip(items, call(measure, [item for _, item in items]), strict=True):
+            if isinstance(value, Exception):
+                results[k].update(outcome_of(value))
+            else:
+                item.values.update(value)
+                results[k].update(value)
+                left.append((k, item))
+        items = left
 
 
 class DecodeAhead:

@@ -11,11 +11,10 @@ from typing import Any
 
 from idtool.errors import UsageError
 from idtool.evaluate.samples import MADE, identity_of
+from idtool.media.formats import IMAGE_EXTENSIONS
 from idtool.media.manifest import MANIFEST_EXTENSIONS, records
 from idtool.media.paths import is_url, to_uri
 from idtool.media.place import Place
-
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".gif"))
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -27,12 +26,13 @@ def pictures(folder: Path) -> list[Path]:
     found = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in IMAGE_EXTENSIONS
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     if not found:
-        raise UsageError(f"{folder} holds no images.", f"Files that end in {', '.join(sorted(SUFFIXES))} count.")
+        shown = ", ".join(sorted(IMAGE_EXTENSIONS))
+        raise UsageError(f"{folder} holds no images.", f"Files that end in {shown} count.")
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from idtool.engine.operator import KEPT
+from idtool.engine.operator import KEPT, OUTCOME
 from idtool.engine.table import Table
 from idtool.run import Run
 
@@ -106,14 +106,4 @@ def write(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Table:
     """The samples as a table in `folder`, sorted by id."""
     from idtool.launch import first_table
 
-    schema = pa.schema([*SCHEMA, *(field for field in _OUTCOME if field.name not in SCHEMA.names)])
-    return first_table(folder, rows, schema)
-
-
-def _outcome() -> pa.Schema:
-    from idtool.engine.operator import OUTCOME
-
-    return OUTCOME
-
-
-_OUTCOME = _outcome()
+    return first_table(folder, rows, pa.schema([*SCHEMA, *OUTCOME]))

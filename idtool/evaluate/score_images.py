@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -15,7 +14,6 @@ from idtool import launch
 from idtool.config import ConfigFile
 from idtool.console import Reporter
 from idtool.engine.fingerprint import fingerprint
-from idtool.engine.step import Env
 from idtool.errors import UsageError
 from idtool.evaluate.bench import summary
 from idtool.evaluate.features import Runtime
@@ -25,7 +23,7 @@ from idtool.evaluate.pictures import pictures, read_prompts, rows_of_folder, row
 from idtool.evaluate.report import write_reports
 from idtool.evaluate.score_methods import score_methods
 from idtool.evaluate.scoring import choose, parse_families
-from idtool.generate.pipeline import choose_profile
+from idtool.generate.pipeline import surroundings
 from idtool.media.manifest import MANIFEST_EXTENSIONS
 from idtool.media.paths import to_uri
 
@@ -61,11 +59,7 @@ class EvaluateRequest:
 def evaluate(file: ConfigFile, request: EvaluateRequest, progress: Reporter) -> dict[str, Any]:
     """Score the images; returns the summary, laid out as that of a benchmark. What was looked at stays, and the same
     request goes on. Raises the errors of `idtool.errors`."""
-    if request.models_dir is not None:
-        os.environ["IDTOOL_MODELS"] = str(request.models_dir)
-    profile, reason = choose_profile(file, request.profile)
-    device = launch.choose_device(request.device, file.config.profiles[profile].device)
-    env = Env(profile, file.profile(profile).bindings(), request.seed, device)
+    env, reason = surroundings(file, request, request.seed)
     chosen = choose(parse_families(request.metrics, tuple(METRICS)), env)
     if not chosen.metrics:
         why = "; ".join(f"{family}: {text}" for family, text in chosen.skipped.items())
@@ -76,10 +70,10 @@ def evaluate(file: ConfigFile, request: EvaluateRequest, progress: Reporter) -> 
         folder = stack.enter_context(Bench.create(request.folder))
         stack.enter_context(launch.clean_stop(request.folder))
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        progress.note(f"profile {profile}: {reason}")
+        progress.note(f"profile {env.profile}: {reason}")
         for family, why in chosen.skipped.items():
             progress.note(f"{family}: skipped, {why}")
-        if folder.manifest.get("profile") not in (None, profile):
+        if folder.manifest.get("profile") not in (None, env.profile):
             raise UsageError(
                 f"{request.folder} holds scores of profile {folder.manifest['profile']}.", "Choose another --output."
             )
@@ -92,22 +86,16 @@ def evaluate(file: ConfigFile, request: EvaluateRequest, progress: Reporter) -> 
                 "people": max((len(row["references"]) for told in rows.values() for row in told), default=0),
                 "primary": {"identity": "facesim", "prompt": "clip_t"},
             },
-            profile=profile,
+            profile=env.profile,
             profile_reason=reason,
-            device=device,
-            seed=request.seed,
+            device=env.device,
+            seed=env.seed,
             identities=len({row["identity"] for told in rows.values() for row in told}),
             requests=max(len(told) for told in rows.values()),
             command=launch.recorded(launch.resume_command()),
             methods={name: _entry(sources[name], told) for name, told in rows.items()},
         )
-        runtime = Runtime(
-            env,
-            lambda count: launch.executor(request.engine, request.address, request.workers, count),
-            progress,
-            max_error_rate=request.max_error_rate,
-            seed=request.seed,
-        )
+        runtime = Runtime.of(env, request, progress, request.max_error_rate)
         real = [to_uri(str(path.absolute())) for path in pictures(Path(request.real))] if request.real else ()
         score_methods(folder, rows, chosen, runtime, real=real, force=request.force)
         write_reports(folder.path, seed=request.seed)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -28,6 +27,7 @@ from idtool.generate.method import Method
 from idtool.generate.requests import SCHEMA, Wish, rows
 from idtool.generate.rows import Generate, GenerateSettings
 from idtool.machine import find_cuda
+from idtool.models.weights import use_mirror
 from idtool.run import Run
 
 TABLE_SCHEMA = pa.schema([*SCHEMA, *OUTCOME])
@@ -63,13 +63,9 @@ class GenerateRequest:
 def generate(file: ConfigFile, request: GenerateRequest, progress: Reporter) -> dict[str, Any]:
     """Make every image; returns the summary of the run. Raises the errors of `idtool.errors`; whatever was made
     stays in the run, and the same request goes on."""
-    if request.models_dir is not None:
-        os.environ["IDTOOL_MODELS"] = str(request.models_dir)
     if not request.wishes:
         raise UsageError("There is nothing to make.", "Give --prompt, or --requests FILE.")
-    profile, reason = choose_profile(file, request.profile)
-    device = launch.choose_device(request.device, file.config.profiles[profile].device)
-    env = Env(profile, file.profile(profile).bindings(), 0, device)
+    env, reason = surroundings(file, request)
     cls, spec = methods.resolve(file, request.method, request.settings)
     state, why = methods.state_of(cls, spec, env.bindings)
     if state == "cannot":
@@ -79,7 +75,7 @@ def generate(file: ConfigFile, request: GenerateRequest, progress: Reporter) -> 
     step = Generate(GenerateSettings.model_validate(request.run), env, method)
     steps: list[tuple[str, Step]] = [("generate", step)]
     planned = plan_steps(steps, TABLE_SCHEMA)
-    progress.note(f"profile {profile}: {reason}")
+    progress.note(f"profile {env.profile}: {reason}")
     with Run.create(request.run_dir) as run, launch.clean_stop(request.run_dir), contextlib.redirect_stdout(sys.stderr):
         progress.log_to(run.path / "log.jsonl")
         sources, upstream = write_requests(run.step_dir(0, "requests"), request.wishes)
@@ -91,15 +87,15 @@ def generate(file: ConfigFile, request: GenerateRequest, progress: Reporter) -> 
             kind=spec.kind,
             licence=spec.licence,
             conditions_on=spec.conditions_on,
-            profile=profile,
+            profile=env.profile,
             profile_reason=reason,
-            device=device,
+            device=env.device,
             sources=sources.rows,
             engine=executor.name,
             command=launch.recorded(launch.resume_command()),
         )
         launch.fetch(planned, run.path, upstream, progress.note, wrapped=False)
-        context = Context(str(run.path), 0, device, threads=1)
+        context = Context(str(run.path), env.seed, env.device, threads=1)
         options = Options(request.only == "errors", request.max_error_rate)
         try:
             Runner(run, executor, context, progress, options, launch.describe).execute(planned, sources, upstream)
@@ -139,6 +135,26 @@ def images(path: Path, limit: int = 100) -> list[str]:
                 return found
             found.append(str(run.store_root / ref.removeprefix("store:")))
     return found
+
+
+class Asked(Protocol):
+    """What requests for images and for scores have in common."""
+
+    @property
+    def profile(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def models_dir(self) -> Path | None: ...
+
+
+def surroundings(file: ConfigFile, request: Asked, seed: int = 0) -> tuple[Env, str]:
+    """The profile's models on the device that was asked for, and why it is this profile. UsageError for an unknown
+    profile, MissingError for a device that is not here."""
+    use_mirror(request.models_dir)
+    profile, reason = choose_profile(file, request.profile)
+    device = launch.choose_device(request.device, file.config.profiles[profile].device)
+    return Env(profile, file.profile(profile).bindings(), seed, device), reason
 
 
 def choose_profile(file: ConfigFile, name: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from idtool.models.catalog import entry
 from idtool.registry import Registry, did_you_mean
 
 if TYPE_CHECKING:
-    from idtool.engine.step import Binding
+    from idtool.engine.step import Binding, Env
 
 WRAPPERS: Registry[Any] = Registry(
     "model",
@@ -114,6 +114,22 @@ def format_of(binding: Binding) -> str | None:
     # A folder of the user's is taken for a copy of what the role usually is.
     kinds = ("hf", "insightface") if kind == "local" else (kind,)
     return next((FORMATS[binding.role, one] for one in kinds if (binding.role, one) in FORMATS), None)
+
+
+def why_not(env: Env, role: str) -> str | None:
+    """Why the main model of a role cannot be used under a profile, or None."""
+    return unbound(env, role) or unusable(env.require(role))
+
+
+def unbound(env: Env, role: str) -> str | None:
+    """That a profile has no model for a role, as a sentence; None when it has."""
+    return None if env.has(role) else f"needs role {role}; profile {env.profile} binds none"
+
+
+def unusable(binding: Binding) -> str | None:
+    """Why this version cannot load a bound model, as a sentence; None when it can. `obstacle` is the reason alone."""
+    why = obstacle(binding)
+    return f"role {binding.role} is bound to {binding.model}, and {why}" if why else None
 
 
 def obstacle(binding: Binding) -> str | None:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from idtool.models import crops
-from idtool.models.identity import TEMPLATE
+from idtool.models.identity import TEMPLATE, similarity_transform
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -26,27 +26,21 @@ ARCFACE_SIDE = 128
 more on both sides and 16 px more below, where the chin is."""
 
 
-def onto(points: npt.ArrayLike, template: Doubles) -> Doubles:
-    """The rotation, scale and shift (2, 3) that map five points (5, 2) onto `template` with least squared error, as
-    `identity.similarity_transform` does for ArcFace's. ValueError when the points coincide."""
-    source, target = (np.asarray(array, np.float64).reshape(5, 2) @ [1, 1j] for array in (points, template))
-    centred = source - source.mean()
-    spread = float(np.sum(np.abs(centred) ** 2))
-    if not spread > 1e-12:
-        raise ValueError("the five points of a face coincide: it cannot be aligned")
-    factor = np.sum(np.conj(centred) * (target - target.mean())) / spread
-    shift = target.mean() - factor * source.mean()
-    return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
-
-
 def arcface(kps: npt.ArrayLike, side: int = ARCFACE_SIDE) -> Doubles:
-    """From the image to the swapper's frame of `side` px, (2, 3)."""
-    return onto(kps, (TEMPLATE + np.array([8.0, 0.0])) * (side / ARCFACE_SIDE))
+    """From the image to the swapper's frame of `side` px, (2, 3). ValueError when the five points (5, 2) coincide."""
+    moved = (TEMPLATE + np.array([8.0, 0.0])) * (side / ARCFACE_SIDE)
+    return _one(kps, moved)
 
 
 def ffhq(kps: npt.ArrayLike, side: int = FFHQ_SIDE) -> Doubles:
-    """From the image to the restorer's frame of `side` px, (2, 3)."""
-    return onto(kps, FFHQ * (side / FFHQ_SIDE))
+    """From the image to the frame of `side` px that faces as FFHQ's lie in, (2, 3). ValueError when the five points
+    (5, 2) coincide."""
+    return _one(kps, FFHQ * (side / FFHQ_SIDE))
+
+
+def _one(kps: npt.ArrayLike, template: Doubles) -> Doubles:
+    matrix: Doubles = similarity_transform(kps, template)[0]
+    return matrix
 
 
 def soft_square(side: int, edge: float) -> Floats:

@@ -26,15 +26,17 @@ TEMPLATE: npt.NDArray[np.float64] = np.array(
 """(5, 2) where the eyes, nose tip and mouth corners lie in an aligned crop of 112 px (InsightFace's arcface_dst)."""
 
 
-def similarity_transform(points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The rotation, scale and shift that map (N, 5, 2) points onto `TEMPLATE` with least squared error: (N, 2, 3).
+def similarity_transform(
+    points: npt.ArrayLike, template: npt.NDArray[np.float64] = TEMPLATE
+) -> npt.NDArray[np.float64]:
+    """The rotation, scale and shift (N, 2, 3) that map (N, 5, 2) points onto `template` (5, 2) by least squares.
 
     Closed form for the plane (Umeyama, PAMI 1991, without reflection): with centred points p and targets q as
     complex numbers, the factor is sum(conj(p) q) / sum(|p|^2). Deterministic, unlike a robust sampling estimate.
     Raises ValueError when the five points of a face coincide.
     """
     array = np.asarray(points, np.float64).reshape(-1, 5, 2)
-    source, target = array[..., 0] + 1j * array[..., 1], TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]
+    source, target = array[..., 0] + 1j * array[..., 1], template[:, 0] + 1j * template[:, 1]
     source_mean, target_mean = source.mean(axis=1, keepdims=True), target.mean()
     centred = source - source_mean
     spread = np.sum(np.abs(centred) ** 2, axis=1)

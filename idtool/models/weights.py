@@ -112,6 +112,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idtool"
 
 
+def use_mirror(folder: Path | None) -> None:
+    """Weights are looked for in this mirror first; the environment carries it to worker processes. None: as it is."""
+    if folder is not None:
+        os.environ["IDTOOL_MODELS"] = str(folder)
+
+
 def mirror() -> Path | None:
     """The folder of `IDTOOL_MODELS`, when it is set. MissingError when it is set and there is none."""
     named = os.environ.get("IDTOOL_MODELS")

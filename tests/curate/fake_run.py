@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw
 
 from idtool.engine.operator import OUTCOME
 from idtool.engine.table import write_table
+from idtool.manifest_folder import write_json
 from idtool.media.store import MediaStore
-from idtool.run import REJECT_COLUMNS, Run, write_json
+from idtool.run import REJECT_COLUMNS, Run
 
 Row = dict[str, Any]
 PEOPLE = ("ada", "ben", "chloé", "dmitri", "eve | <b>", "fay")

@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 from idtool.cli import app
 from idtool.evaluate.nightly.store import FILES
 from idtool.evaluate.report.trend import trend
-from idtool.run import lock_folder
+from idtool.manifest_folder import lock_folder
 from tests.conftest import REPO
 from tests.generate.runners import FOLDER, bare_pipelines
 

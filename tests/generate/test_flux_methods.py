@@ -376,11 +376,12 @@ def test_the_vision_tower_gives_what_enters_its_blocks(zoo: Zoo) -> None:
 def test_the_grey_portrait_of_a_photo(fixtures: Path) -> None:
     """Aligned to facexlib's crop, hair kept, what is no face or hair white."""
     from idtool.generate.flux import portrait
+    from idtool.models import alignment
     from idtool.models.parts import CROP, PARTS, Parsed, crop_matrix
 
     person = photo(200, 200)
     assert person.face is not None
-    matrix = portrait.alignment(portrait.TEMPLATE / 2 + 7)
+    matrix = alignment.ffhq(alignment.FFHQ / 2 + 7)
     assert np.allclose(matrix, [[2, 0, -14], [0, 2, -14]], atol=1e-6)
     labels = np.full((CROP, CROP), PARTS.index("cloth"), np.uint8)
     labels[: CROP // 2] = PARTS.index("hair")
@@ -388,11 +389,11 @@ def test_the_grey_portrait_of_a_photo(fixtures: Path) -> None:
     assert grey.shape == (512, 512, 3)
     assert np.array_equal(grey[..., 0], grey[..., 2])
     # The middle of the parser's crop, a row of the image, as a row of the aligned crop.
-    middle = int((portrait.alignment(person.face.kps) @ [30, 24, 1])[1])
+    middle = int((alignment.ffhq(person.face.kps) @ [30, 24, 1])[1])
     assert (grey[middle + 5 :] == 1).all()
     assert 0.2 < grey[100 : middle - 5, 150:350].mean() < 0.8
     with pytest.raises(ValueError, match="coincide"):
-        portrait.alignment(np.zeros((5, 2)))
+        alignment.ffhq(np.zeros((5, 2)))
 
 
 def test_pulid_refuses_other_files(zoo: Zoo, tmp_path: Path, tiny: Zoo) -> None:

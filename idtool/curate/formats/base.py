@@ -103,6 +103,11 @@ class Format(ABC):
         """Markdown for the data card: how it is opened."""
 
     @classmethod
+    def opening(cls, layout: Layout, splits: Sequence[str]) -> str:
+        """The passage of the data card that says which format it is, and how it is opened."""
+        return f"Format: `{cls.name}`. {cls.usage(layout, splits)}"
+
+    @classmethod
     def data_files(cls, split: str) -> str | None:
         """Pattern of a split's files, as `datasets` and the hub read it; None where they know no such format."""
         return None

@@ -50,6 +50,10 @@ class ParquetFormat(Format):
         )
 
     @classmethod
+    def opening(cls, layout: Layout, splits: Sequence[str]) -> str:
+        return cls.usage(layout, splits).strip()  # what a data set is unless it says otherwise
+
+    @classmethod
     def data_files(cls, split: str) -> str | None:
         return f"data/{split}-*.parquet"
 

@@ -23,7 +23,8 @@ from idtool.engine.operator import REJECTED
 from idtool.engine.table import Table, TableWriter, file_writer
 from idtool.errors import QualityError, UsageError
 from idtool.evaluate.charis.agreement import agreement
-from idtool.run import Run, write_json
+from idtool.manifest_folder import write_json
+from idtool.run import Run
 
 FORMAT = 1
 Vote = Literal["chosen", "rejected", "tie", "defect", "skip"]

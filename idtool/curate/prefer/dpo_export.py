@@ -32,8 +32,9 @@ from idtool.curate.prefer.dpo_files import (
 from idtool.curate.splits import assign, check_shares
 from idtool.engine.operator import ERROR, STORAGE_ERRNOS, Rejected
 from idtool.errors import QualityError, RunFailed, UsageError
+from idtool.manifest_folder import write_json
 from idtool.registry import nearest
-from idtool.run import Run, write_json
+from idtool.run import Run
 
 
 @dataclass

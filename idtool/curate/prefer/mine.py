@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from idtool.curate.prefer.parts import choose
 from idtool.curate.prefer.writing import Writer
 from idtool.errors import QualityError, UsageError
 from idtool.evaluate.folder import Bench
+from idtool.models.weights import use_mirror
 from idtool.registry import did_you_mean
 from idtool.run import Run
 
@@ -63,8 +63,7 @@ def prefer(file: ConfigFile | None, request: PreferRequest, progress: Reporter) 
     UsageError for what does not fit; MissingError for a metric or a judge that is not there; QualityError when no pair
     is left (the reasons are in the run).
     """
-    if request.models_dir is not None:
-        os.environ["IDTOOL_MODELS"] = str(request.models_dir)
+    use_mirror(request.models_dir)
     settings = _settings(request)
     bench = Bench(request.bench)
     methods = _methods(bench, request, settings)

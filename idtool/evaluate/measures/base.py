@@ -114,20 +114,14 @@ class Measure(ABC):
         """Why this measure cannot be made under the profile, or None."""
         if cls.role is None:
             return None
-        binding = cls.bound(env)
-        if binding is None:
-            bound = len(env.all(cls.role))
-            further = f"model {cls.rank + 1} for role {cls.role}; profile {env.profile} binds {bound}"
-            return f"needs {further if bound else f'role {cls.role}; profile {env.profile} binds none'}"
-        for role in cls.also:
-            if not env.has(role):
-                return f"needs role {role}; profile {env.profile} binds none"
-        from idtool.models import obstacle
+        from idtool.models import unbound, unusable
 
-        for one in cls.made(env).bindings():
-            if why := obstacle(one):
-                return f"role {one.role} is bound to {one.model}, and {why}"
-        return None
+        if why := next((why for role in (cls.role, *cls.also) if (why := unbound(env, role))), None):
+            return why
+        if cls.bound(env) is None:
+            bound = len(env.all(cls.role))
+            return f"needs model {cls.rank + 1} for role {cls.role}; profile {env.profile} binds {bound}"
+        return next((why for one in cls.made(env).bindings() if (why := unusable(one))), None)
 
     def config(self) -> dict[str, Any]:
         """What the values depend on: code version and model. Thresholds are not part of it."""

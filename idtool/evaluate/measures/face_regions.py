@@ -110,9 +110,9 @@ def aligned(image: Image, face: Face) -> tuple[Image, Bools]:
     last pixel is repeated. ValueError when the face's points coincide."""
     import cv2
 
-    from idtool.generate.flux.portrait import alignment
+    from idtool.models.alignment import ffhq
 
-    matrix = alignment(face.kps)
+    matrix = ffhq(face.kps)
     inside = cv2.warpAffine(np.ones(image.shape[:2], np.uint8), matrix, (CROP, CROP), flags=cv2.INTER_NEAREST)
     return warp(image, matrix, CROP, "replicate"), np.asarray(inside, np.bool_)
 

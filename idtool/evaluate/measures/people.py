@@ -6,6 +6,7 @@ than were asked for.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -19,6 +20,8 @@ from idtool.models.faces import Face
 MOST = 32
 """Faces of one picture that are looked at, largest first."""
 ROWS = pa.list_(pa.list_(pa.float32()))
+OF_PEOPLE = ("people_boxes", "people_kps", "people_scores")
+"""Columns of measure `people` that tell where the faces are."""
 
 
 class People(Measure):
@@ -51,7 +54,7 @@ class People(Measure):
 
 def faces_of(item: Item) -> list[Face]:
     """The faces that measure `people` found, as the model wrappers take them."""
-    columns = (item.get(name) or () for name in ("people_boxes", "people_kps", "people_scores"))
+    columns = (item.get(name) or () for name in OF_PEOPLE)
     return [
         Face(np.asarray(box, np.float32), float(score), np.asarray(kps, np.float32).reshape(5, 2))
         for box, kps, score in zip(*columns, strict=True)
@@ -59,9 +62,9 @@ def faces_of(item: Item) -> list[Face]:
 
 
 class PeopleMeasure(Measure):
-    """A measure of every face. Images without a face get an empty list."""
+    """A measure of every face in one column. Images without a face get an empty list."""
 
-    reads: ClassVar[tuple[str, ...]] = ("people_boxes", "people_kps", "people_scores")
+    reads: ClassVar[tuple[str, ...]] = OF_PEOPLE
 
     def __call__(self, items: Sequence[Item]) -> Sequence[Values | Exception]:
         faces = [(k, face) for k, item in enumerate(items) for face in faces_of(item)]
@@ -76,9 +79,9 @@ class PeopleMeasure(Measure):
             for rows in found
         ]
 
+    @abstractmethod
     def of_faces(self, items: Sequence[Item], faces: Sequence[Face]) -> Sequence[Sequence[float]] | Floats:
         """One row of numbers for each face; `items[k]` is the picture of `faces[k]`."""
-        raise NotImplementedError
 
 
 class PeopleIdentity(PeopleMeasure):

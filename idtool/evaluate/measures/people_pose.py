@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from idtool.evaluate.measures.base import Floats, Item, Values, column
-from idtool.evaluate.measures.people import ROWS, PeopleMeasure, faces_of
+from idtool.evaluate.measures.base import Floats, Item, Measure, Values, column
+from idtool.evaluate.measures.people import OF_PEOPLE, ROWS, PeopleMeasure, faces_of
 from idtool.models.faces import Face
 
 ANGLES = "yaw, pitch and roll of every face"
@@ -31,12 +31,13 @@ class PeoplePose(PeopleMeasure):
         return np.asarray(self.model.pose([item.image for item in items], list(faces)), np.float32)
 
 
-class PeopleMesh(PeopleMeasure):
+class PeopleMesh(Measure):
     """By the dense face mesh of role `landmarks`, which also gives the activations that expressions are steadied by."""
 
     name = "people_mesh"
     role = "landmarks"
     summary = "head pose and blendshapes of every face"
+    reads = OF_PEOPLE
     writes = pa.schema(
         [
             column("people_mesh_angles", ROWS, f"{ANGLES}; pitch at eye level reads -5 to -10", "degrees"),

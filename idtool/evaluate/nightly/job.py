@@ -20,7 +20,7 @@ from idtool.evaluate.nightly.notify import notify
 from idtool.evaluate.nightly.settings import DATE, Nightly, recorded
 from idtool.evaluate.nightly.store import Store
 from idtool.evaluate.suite import load_suite
-from idtool.run import lock_folder, write_json
+from idtool.manifest_folder import lock_folder, now, write_json
 
 DONE = "night.json"
 """In a night's working folder when it is in the store."""
@@ -78,7 +78,7 @@ class _Nights:
         told |= {name: result[name] for name in ("bench", "methods", "skipped", "leaderboard")}
         told |= judge(self.job, self.store, folder, day)
         good = not told["troubles"]
-        told |= {"good": good, "exit_code": 0 if good else QualityError.exit_code, "finished": _now()}
+        told |= {"good": good, "exit_code": 0 if good else QualityError.exit_code, "finished": now()}
         self.store.publish(folder, day, {**told, "job": recorded(self.job)})
         write_json(folder / DONE, told)
         told["store"] = f"{self.store.shown}/suite={told['suite']}/date={day}"
@@ -167,7 +167,7 @@ def _alone(work: Path) -> int:
 @contextmanager
 def _telling(job: Nightly, told: dict[str, Any], progress: Reporter) -> Iterator[None]:
     """Tells the hook how a night ended. `told` becomes the details of its error."""
-    told["started"] = _now()
+    told["started"] = now()
     try:
         yield
     except Interrupted:
@@ -192,7 +192,3 @@ def _tell(job: Nightly, told: dict[str, Any], progress: Reporter) -> None:
 
 def _before(day: str, days: int) -> str:
     return (date.fromisoformat(day) - timedelta(days=days)).isoformat()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
