@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 from idtool.errors import UsageError
 from idtool.evaluate.samples import MADE, identity_of
 from idtool.media.formats import IMAGE_EXTENSIONS
-from idtool.media.manifest import MANIFEST_EXTENSIONS, records
-from idtool.media.paths import is_url, to_uri
+from idtool.media.manifest import MANIFEST_EXTENSIONS, is_missing, listed, located, records, whole
+from idtool.media.paths import to_uri
 from idtool.media.place import Place
 
 
@@ -66,26 +65,36 @@ def rows_of_folder(images: Path, refs: Path | None, prompts: Mapping[str, str]) 
 
 def rows_of_table(source: str) -> Iterator[dict[str, Any]]:
     """Samples of a table (CSV, JSON lines, Parquet). Columns: image, reference(s) (several with `;` between), and
-    optionally identity, prompt, seed; every other column is a slice. Paths are relative to the file."""
+    optionally identity, prompt, seed; every other column is a slice. Paths are relative to the file. UsageError names
+    the row that cannot be read."""
     place = Place.of(source)
     for number, values in enumerate(records(place), start=1):
-        known = {str(key).strip().lower(): value for key, value in values.items() if value not in (None, "")}
+        known = {str(key).strip().lower(): value for key, value in values.items() if not is_missing(value)}
         if "image" not in known:
             raise UsageError(f"{place.shown}, row {number}: no value in column `image`.", "Give each row its image.")
-        taken = ("image", "reference", "references", "identity", "identities", "prompt", "seed", "targets")
-        references = _split(known.get("references", known.get("reference")))
-        people = _split(known.get("identities", known.get("identity")))
-        image = _located(str(known["image"]), place)
-        yield _row(
-            image,
-            str(known["image"]),
-            [_located(one, place) for one in references],
-            people if len(people) == len(references) else [],
-            str(known.get("prompt", "")),
-            {key: str(value) for key, value in known.items() if key not in taken},
-            seed=int(known.get("seed", 0)),
-            targets=str(known["targets"]) if "targets" in known else None,
-        )
+        try:
+            yield _of_cells(known, place)
+        except ValueError as error:
+            raise UsageError(f"{place.shown}, row {number}: {error}.", "Correct the row.") from error
+
+
+def _of_cells(known: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """The sample of a row. ValueError for a cell that cannot be read."""
+    taken = ("image", "reference", "references", "identity", "identities", "prompt", "seed", "targets")
+    references = listed(known.get("references", known.get("reference")))
+    people = [str(name) for name in listed(known.get("identities", known.get("identity")))]
+    if "targets" in known and not isinstance(json.loads(str(known["targets"])), dict):
+        raise ValueError(f"targets is no JSON object: {known['targets']!r}")
+    return _row(
+        located(str(known["image"]), place),
+        str(known["image"]),
+        [located(one, place) for one in references],
+        people if len(people) == len(references) else [],
+        str(known.get("prompt", "")),
+        {key: str(value) for key, value in known.items() if key not in taken},
+        seed=whole(known.get("seed", 0), "seed"),
+        targets=str(known["targets"]) if "targets" in known else None,
+    )
 
 
 def read_prompts(source: str) -> dict[str, str]:
@@ -143,18 +152,3 @@ def _owner(place: str, people: Mapping[str, Any]) -> str | None:
     if named:
         return max(named, key=len)
     return next(iter(people)) if len(people) == 1 else None
-
-
-def _split(value: Any) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(";") if part.strip()]
-    return [str(part) for part in value]
-
-
-def _located(text: str, place: Place) -> str:
-    """Table text of a path that is relative to the table, absolute, or a URL."""
-    if is_url(text):
-        return to_uri(text)
-    return place.uri_of(posixpath.normpath(posixpath.join(place.folder, text)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,8 @@ import pyarrow as pa
 from idtool.engine.fingerprint import fingerprint
 from idtool.engine.operator import Rejected
 from idtool.errors import UsageError
-from idtool.media.manifest import MANIFEST_EXTENSIONS, records
-from idtool.media.paths import is_url, printable, to_uri
+from idtool.media.manifest import MANIFEST_EXTENSIONS, is_missing, listed, located, records, whole
+from idtool.media.paths import printable
 from idtool.media.place import Place
 from idtool.media.store import open_media
 from idtool.registry import did_you_mean
@@ -182,7 +181,7 @@ def _wish(values: Mapping[str, Any], place: Place, seed: int, n: int) -> Wish:
     extra: dict[str, Any] = {}
     for key, value in values.items():
         name = _KNOWN.get(str(key).strip().lower())
-        if _is_missing(value):
+        if is_missing(value):
             continue
         if name is None:
             extra[str(key)] = value
@@ -199,26 +198,17 @@ def _wish(values: Mapping[str, Any], place: Place, seed: int, n: int) -> Wish:
         raise ValueError(f"settings is no JSON object: {settings!r}")
     return Wish(
         prompt=known.get("prompt", ""),
-        references=tuple(_located(text, place) for text in _list(known.get("references"))),
-        people=tuple(str(name) for name in _list(known.get("people"))),
+        references=tuple(located(text, place) for text in listed(known.get("references"))),
+        people=tuple(str(name) for name in listed(known.get("people"))),
         boxes=tuple(_boxes(known.get("boxes"))),
         negative_prompt=known.get("negative_prompt"),
-        seed=_whole(known.get("seed", seed), "seed"),
-        n=_whole(known.get("n", n), "n"),
-        width=None if "width" not in known else _whole(known["width"], "width"),
-        height=None if "height" not in known else _whole(known["height"], "height"),
+        seed=whole(known.get("seed", seed), "seed"),
+        n=whole(known.get("n", n), "n"),
+        width=None if "width" not in known else whole(known["width"], "width"),
+        height=None if "height" not in known else whole(known["height"], "height"),
         settings=settings,
         extra=printable(json.dumps(extra, sort_keys=True, ensure_ascii=False, default=str)) if extra else None,
     )
-
-
-def _list(value: Any) -> list[Any]:
-    """A list of a Parquet or JSON file, or text with parts between semicolons."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(";") if part.strip()]
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _boxes(value: Any) -> Iterator[tuple[float, ...]]:
@@ -233,24 +223,3 @@ def _boxes(value: Any) -> Iterator[tuple[float, ...]]:
             parts = [parts]
     for part in parts:
         yield tuple(float(number) for number in part)
-
-
-def _located(text: Any, place: Place) -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"a reference is no path: {text!r}")
-    if is_url(text):
-        return to_uri(text)
-    if place.filesystem is None:
-        return to_uri(posixpath.normpath(posixpath.join(place.folder, text)))
-    return place.uri_of(posixpath.join(place.folder, posixpath.normpath(posixpath.join("/", text)).lstrip("/")))
-
-
-def _whole(value: Any, name: str) -> int:
-    number = float(value)
-    if number != int(number):
-        raise ValueError(f"{name} is no whole number: {value!r}")
-    return int(number)
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and value != value)

@@ -41,7 +41,7 @@ def manifest_rows(place: Place) -> Iterator[Row]:
         columns = _path_columns(values)
         if number == 1 and not columns:
             raise _no_path_column(place.shown, values)
-        column = next((name for name in columns if not _is_missing(values[name])), None)
+        column = next((name for name in columns if not is_missing(values[name])), None)
         row = _known_columns(values, column)
         if column is None:
             row.update(uri=f"{place.uri}#{number}", name="", group="")
@@ -80,7 +80,7 @@ def _known_columns(values: Mapping[str, Any], path_column: str | None) -> Row:
     row: Row = dict.fromkeys(("identity_label", "source", "licence", "consent", "extra"))
     extra: dict[str, Any] = {}
     for key, value in values.items():
-        if key == path_column or _is_missing(value) or isinstance(value, bytes):
+        if key == path_column or is_missing(value) or isinstance(value, bytes):
             continue
         meaning = _MEANING.get(str(key).strip().lower())
         if meaning is None:
@@ -110,8 +110,38 @@ def _located(path: str, manifest: Place) -> Row:
     return {"uri": uri, "name": printable(name), "group": printable(group)}
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a cell of a table holds nothing."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def listed(value: Any) -> list[Any]:
+    """A list of a Parquet or JSON file, or text with parts between semicolons."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(";") if part.strip()]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def located(text: Any, place: Place) -> str:
+    """Table text of a picture that a cell names: a URL, or a path relative to the table at `place`, below whose folder
+    it stays where that is remote. ValueError for what is no text."""
+    if not isinstance(text, str):
+        raise ValueError(f"a reference is no path: {text!r}")
+    if is_url(text):
+        return to_uri(text)
+    if place.filesystem is None:
+        return to_uri(posixpath.normpath(posixpath.join(place.folder, text)))
+    return place.uri_of(posixpath.join(place.folder, posixpath.normpath(posixpath.join("/", text)).lstrip("/")))
+
+
+def whole(value: Any, name: str) -> int:
+    """A whole number of a cell. ValueError, with the column's name, for anything else."""
+    number = float(value)
+    if number != int(number):
+        raise ValueError(f"{name} is no whole number: {value!r}")
+    return int(number)
 
 
 def records(place: Place, check: Callable[[Iterable[str]], None] = lambda _: None) -> Iterator[Mapping[str, Any]]:

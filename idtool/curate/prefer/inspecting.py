@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from idtool.curate.prefer import judging
 from idtool.curate.prefer.pairs import PHOTO
 from idtool.engine.operator import ERROR, REJECTED, Rejected
 from idtool.errors import MissingError
+
+if TYPE_CHECKING:
+    from idtool.generate.pipeline import Asked
 
 Row = dict[str, Any]
 Picture = npt.NDArray[np.uint8]
@@ -31,17 +34,14 @@ class Judge:
     """Its address."""
 
 
-def load_judge(file: ConfigFile | None, profile: str, device: str) -> Judge:
-    """The profile's judge. MissingError when it binds none."""
-    from idtool.engine.step import Env
-    from idtool.generate.pipeline import choose_profile
-    from idtool.launch import choose_device
+def load_judge(file: ConfigFile | None, request: Asked) -> Judge:
+    """The judge of the profile that a request asks for. MissingError when it binds none."""
+    from idtool.generate.pipeline import surroundings
     from idtool.models import load
 
     if file is None:
         raise MissingError("A judge needs a configuration with profiles.", "Give --config.")
-    name, _ = choose_profile(file, profile)
-    env = Env(name, file.profile(name).bindings(), 0, choose_device(device, file.config.profiles[name].device))
+    env, _ = surroundings(file, request)
     binding = env.require(ROLE)
     return Judge(load(binding, device=env.device), binding.model)
 

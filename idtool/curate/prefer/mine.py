@@ -70,7 +70,7 @@ def prefer(file: ConfigFile | None, request: PreferRequest, progress: Reporter) 
     parts = choose(bench.manifest, settings.parts, request.metrics)
     if isinstance(settings, DmidSettings):
         dmid.check_scales(parts, settings)
-    judge = inspecting.load_judge(file, request.profile, request.device) if request.judge else None
+    judge = inspecting.load_judge(file, request) if request.judge else None
     for part in parts.values():
         progress.note(f"{part.name}: {part.metric}, {part.how}")
     apart = request.rule == "dmid" and not request.across
