@@ -209,6 +209,7 @@ def run_steps(
     workers: int = 1,
     columns: pa.Schema | None = None,
     executor: Any = None,
+    watch: Watch | None = None,
 ) -> tuple[Table, Watch]:
     """Run a recipe on a table of sources in `folder` with the engine that the command line uses."""
     from idtool.engine.local import LocalExecutor
@@ -218,7 +219,7 @@ def run_steps(
     from idtool.run import Run
 
     planned = plan_steps(make_steps(recipe, env or packaged_env()), columns or sources.schema)
-    watch = Watch()
+    watch = watch or Watch()
     with Run.create(folder) as run:
         runner = Runner(run, executor or LocalExecutor(workers), Context(str(run.path)), watch)
         table = runner.execute(planned, sources, Upstream("perf", str(sources.rows)))

@@ -4,7 +4,8 @@ Pictures are JPEGs of 64 px with pixels of their own, 20 a person, named by a ma
 draws what they would measure (embedding, aligned face, pose, expression) from the person and the row, so that pairs
 have the similarities of real photos and the engine alone is clocked: ingest, gates, measure `pixels`, dedup, identify
 by column, pair, caption by template, export to Parquet. Each size runs in a fresh process with one worker; peaks are
-resident memory, afresh for each step. `bytes/row` is the slope between the smallest and the largest size.
+of anonymous memory (what no file stands behind) and of all resident memory, afresh for each step. `bytes/row` is the
+slope of the former from each size to the next.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
+from anonymous import AnonymousWatch  # noqa: E402
 from memory import RECIPE as GATES  # noqa: E402
 from memory import make_images  # noqa: E402
 from people import DIM, noise, unit  # noqa: E402
@@ -131,47 +133,55 @@ def one(rows: int, folder: Path) -> dict[str, Any]:
     """In a process of its own: the recipe on `rows` pictures."""
     pa.set_cpu_count(1)
     run = folder / "run"
+    watch = AnonymousWatch()
     with clock() as listed:
         sources = list_sources(folder / "sources", folder / "images" / "manifest.csv")
-    listing = peak_rss()
+    watch.sampler.look()
+    listing = {"MB": watch.sampler.peak / 1e6, "resident MB": peak_rss() / 1e6}
     # What the data card says of the run.
     Run.create(run).save(recipe="perf/scale.py", profile="offline", seed=0, inputs=["made up"])
     with clock() as cost:
-        _, watch = run_steps(run, sources, RECIPE, env=packaged_env())
+        run_steps(run, sources, RECIPE, env=packaged_env(), watch=watch)
     steps = {
         name: {
             "rows in": entry["rows_in"],
             "kept": entry["kept"],
             "s": entry["seconds"],
-            "peak MB": watch.peaks[name] / 1e6,
+            "MB": watch.anonymous[name] / 1e6,
+            "resident MB": watch.peaks[name] / 1e6,
             "disk": disk(next((run / "steps").glob(f"*-{name}")) / "table"),
         }
         for name, entry in watch.entries.items()
     }
-    first = {"rows in": rows, "kept": sources.rows, "s": listed.wall, "peak MB": listing / 1e6}
+    first = {"rows in": rows, "kept": sources.rows, "s": listed.wall, **listing}
+    steps = {"list": {**first, "disk": disk(folder / "sources")}, **steps}
     return {
         "rows": rows,
         "pairs": watch.entries["export"]["kept"],
         "cpu s": listed.cpu + cost.cpu,
         "wall s": listed.wall + cost.wall,
-        "peak MB": max(listing, *watch.peaks.values()) / 1e6,
-        "tables B/row": sum(step["disk"] for step in steps.values()) / rows,
+        "peak MB": max(step["MB"] for step in steps.values()),
+        "peak resident MB": max(step["resident MB"] for step in steps.values()),
+        "tables B/row": sum(step["disk"] for name, step in steps.items() if name != "list") / rows,
         "rejects B/row": disk(run / "rejects") / rows,
         "data set B/pair": disk(run / "dataset") / watch.entries["export"]["kept"],
         "pictures B/row": sum(path.stat().st_size for path in (folder / "images").rglob("*.jpg")) / rows,
-        "steps": {"list": {**first, "disk": disk(folder / "sources")}, **steps},
+        "steps": steps,
     }
 
 
 def per_step(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Peaks and time of every step; slopes between the smallest and the largest size."""
-    small, large = results[0], results[-1]
+    """Peaks and time of every step; slopes from each size to the next."""
     found = []
-    for name, end in large["steps"].items():
-        start = small["steps"][name]
-        line = {"step": name, **{f"{r['rows']:,} rows, MB": r["steps"][name]["peak MB"] for r in results}}
-        if large is not small:
-            line["bytes/row"] = 1e6 * (end["peak MB"] - start["peak MB"]) / (large["rows"] - small["rows"])
+    for name, end in results[-1]["steps"].items():
+        line: dict[str, Any] = {"step": name}
+        for before, result in zip([None, *results], results, strict=False):
+            here = result["steps"][name]["MB"]
+            line[f"{result['rows']:,} rows, MB"] = here
+            if before:
+                grown = 1e6 * (here - before["steps"][name]["MB"])
+                line[f"bytes/row to {result['rows']:,}"] = grown / (result["rows"] - before["rows"])
+        line["resident MB"] = end["resident MB"]
         line |= {"ms/row in": 1e3 * end["s"] / end["rows in"], "disk B/row out": end["disk"] / max(1, end["kept"])}
         found.append(line)
     return found
@@ -179,7 +189,7 @@ def per_step(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--one", type=int, help="internal: one size, in this process")
     parser.add_argument("--folder", type=Path, help="internal: where the images are")
     options = parser.parse_args()
@@ -195,7 +205,7 @@ def main() -> None:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results.append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{rows:,} rows done in {results[-1]['wall s']:.0f} s", flush=True)
-    show("peak resident memory by step; time and disk at the largest size", per_step(results))
+    show("peak anonymous memory by step; resident memory, time and disk at the largest size", per_step(results))
     show("whole runs", [{key: value for key, value in r.items() if key != "steps"} for r in results])
     save(options.json, {"before": about, "results": results})
 

@@ -89,9 +89,14 @@ def report(
 def export(
     run: RunDir,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--output", "-o", envvar="IDTOOL_EXPORT", metavar="DIR", help="Where to.", show_default="RUN/dataset"
+            "--output",
+            "-o",
+            envvar="IDTOOL_EXPORT",
+            metavar="DIR|URL",
+            help="Where to: a folder, or s3://bucket/folder and its like.",
+            show_default="RUN/dataset",
         ),
     ] = None,
     remove_identity: Annotated[
@@ -168,14 +173,17 @@ def export(
         raise UsageError("--public and --yes-i-may-share are for --push.", "Add --push hf:OWNER/NAME.")
     if format in ("diffusers-dpo", "trl"):
         from idtool.curate.prefer.dpo_export import export as export_pairs
+        from idtool.manifest_folder import local_only
 
         if push or same_person is not None or remove_alike:
             raise UsageError(f"--format {format} takes neither --push nor --same-person.", "Leave them out.")
         shares = dict(map(_share, splits)) if splits else None
         people = tuple(remove_identity or ())
+        if output is not None:
+            local_only(output)
         told = export_pairs(
             run,
-            output,
+            None if output is None else Path(output),
             cast(Literal["diffusers-dpo", "trl"], format),
             remove_identity=people,
             splits=shares,
@@ -187,7 +195,7 @@ def export(
         raise UsageError("--reviewed-only is of preference pairs.", "Add --format diffusers-dpo or trl.")
     result = export_run(
         run,
-        output,
+        output if output is None or "://" in output else Path(output),
         remove_identity=tuple(remove_identity or ()),
         splits=dict(map(_share, splits)) if splits else None,
         format=format,

@@ -1,7 +1,8 @@
 """Grouping of identity embeddings: exact average linkage without an n x n matrix, and tracks of video frames.
 
 On unit vectors the mean similarity of two clusters, which average linkage merges by, is the dot product of their mean
-vectors. So a cluster is one vector, and neighbours are found by block-wise matrix products: memory is n x d. Single
+vectors. So a cluster is one vector, and neighbours are found by block-wise matrix products: n x d numbers, in the
+`room` that is given. Single
 linkage would chain two people through one pair of look-alike photos; a mean over all pairs does not.
 """
 
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
+from idtool.curate.scratch import BLOCK_ROWS, Room, gathered, in_memory
+from idtool.curate.scratch import Floats as Floats
+from idtool.curate.scratch import Ints as Ints
+
 Bools = npt.NDArray[np.bool_]
 
 BLOCK_VALUES = 1 << 24
@@ -32,16 +35,18 @@ def normalise(vectors: npt.ArrayLike) -> tuple[Floats, Bools]:
     return array, usable
 
 
-def average_linkage(vectors: Floats, threshold: float, named: Bools | None = None) -> Ints:
+def average_linkage(vectors: Floats, threshold: float, named: Bools | None = None, room: Room = in_memory) -> Ints:
     """Clusters of vectors by mean pairwise dot product: two clusters are merged while it is at least `threshold`.
 
     `vectors` (n, d): unit embeddings, or means of some; each row counts once. `named` (n,): rows that must not come
     together with one another, such as people known to be different. Returns (n,) the lowest row of each row's
     cluster. The result is that of merging the closest two clusters again and again; here all clusters that are each
     other's nearest are merged at once, which for average linkage (it is reducible) leads to the same tree. Exact;
-    time is about one n x n x d product and a half, memory n x d. Equal similarities go to the lower row.
+    time is about one n x n x d product and a half; up to two more arrays like `vectors` are made in `room`. Equal
+    similarities go to the lower row.
     """
-    state = _Linkage(vectors, np.zeros(len(vectors), np.bool_) if named is None else named, np.float32(threshold))
+    named = np.zeros(len(vectors), np.bool_) if named is None else named
+    state = _Linkage(vectors, named, np.float32(threshold), room)
     state.search(np.arange(len(vectors)))
     while state.merge():
         pass
@@ -49,9 +54,11 @@ def average_linkage(vectors: Floats, threshold: float, named: Bools | None = Non
 
 
 class _Linkage:
-    def __init__(self, vectors: Floats, named: Bools, threshold: np.float32) -> None:
+    def __init__(self, vectors: Floats, named: Bools, threshold: np.float32, room: Room) -> None:
         n = len(vectors)
-        self.means = np.array(vectors, np.float32)
+        self.room = room
+        self.means = room(*vectors.shape)
+        self.means[:] = vectors
         self.named = named.copy()
         self.threshold = threshold
         self.size = np.ones(n, np.int64)
@@ -68,7 +75,7 @@ class _Linkage:
         if not len(rows) or not len(columns):
             return
         everything = len(columns) == len(self.means)
-        others = self.means if everything else self.means[columns]
+        others = self.means if everything else gathered(self.means, columns, self.room)
         taken = self.named[columns]
         step = max(1, BLOCK_VALUES // len(columns))
         for start in range(0, len(rows), step):
@@ -155,9 +162,9 @@ def tracks(video: Ints, shot: Ints, time: Ints, embeddings: Floats, threshold: f
     return track
 
 
-def means(embeddings: Floats, group: Ints, count: int) -> Floats:
+def means(embeddings: Floats, group: Ints, count: int, room: Room = in_memory) -> Floats:
     """Mean vector (count, d) of each group's rows; `group` (n,) numbers 0 to count - 1, negative: in no group."""
-    total = np.zeros((count, embeddings.shape[1]), np.float32)
+    total = room(count, embeddings.shape[1])
     order = np.argsort(group, kind="stable")
     present, starts = np.unique(group[order], return_index=True)
     bounds = [*starts.tolist(), len(order)]
@@ -182,7 +189,13 @@ class Separation:
 
 
 def separation(
-    embeddings: Floats, group: Ints, threshold: float, *, margin: float = 0.1, sample: int = 20_000
+    embeddings: Floats,
+    group: Ints,
+    threshold: float,
+    *,
+    margin: float = 0.1,
+    sample: int = 20_000,
+    room: Room = in_memory,
 ) -> Separation | None:
     """Label-free estimate of purity; None when no group has two rows. `group` (n,), negative: in no group."""
     present, number = np.unique(group, return_inverse=True)
@@ -193,9 +206,9 @@ def separation(
         return None
     if len(rows) > sample:
         rows = rows[np.linspace(0, len(rows) - 1, sample).astype(np.int64)]
-    centre = means(embeddings, number, len(size))
+    centre = means(embeddings, number, len(size), room)
     sound = 0
-    step = max(1, BLOCK_VALUES // len(size))
+    step = min(BLOCK_ROWS, max(1, BLOCK_VALUES // len(size)))
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
         similar = embeddings[block] @ centre.T

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from idtool.curate import metadata
 from idtool.curate.layout import PAIRS, Layout, further_pictures
+from idtool.curate.spool import Spool
 from idtool.media import paths
 
 GROUP_ROWS = 100
@@ -137,8 +138,11 @@ class ImageSource:
 class SplitWriter:
     """Writes the files of one split: `<split>-00000-of-00003.parquet`, each at most about `file_bytes` long."""
 
-    def __init__(self, folder: Path, split: str, schema: pa.Schema, file_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, split: str, schema: pa.Schema, file_bytes: int, spool: Spool | None = None
+    ) -> None:
         self.folder, self.split, self.schema, self.file_bytes = folder, split, schema, file_bytes
+        self.spool = spool or Spool()
         self.rows = 0
         self.files: list[Path] = []
         self._writer: pq.ParquetWriter | None = None
@@ -191,6 +195,7 @@ class SplitWriter:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+            self.spool.closed(self.files[-1])
 
     def close(self) -> list[str]:
         """Finish; returns the final names, which tell how many files there are."""
@@ -199,7 +204,10 @@ class SplitWriter:
             self._next_file()
             self._close_file()
         names = [f"{self.split}-{number:05d}-of-{len(self.files):05d}.parquet" for number in range(len(self.files))]
-        self.files = [path.rename(path.with_name(name)) for path, name in zip(self.files, names, strict=True)]
+        renamed = [path.with_name(name) for path, name in zip(self.files, names, strict=True)]
+        for path, new in zip(self.files, renamed, strict=True):
+            self.spool.renamed(path, new)
+        self.files = renamed
         return names
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from idtool.curate import card, dataset, facts, folders, formats, record_files
+from idtool.curate import card, dataset, facts, formats, record_files
+from idtool.curate.destination import Destination
 from idtool.curate.formats.base import target_side, text_of
 from idtool.curate.formats.check import checked
 from idtool.curate.formats.removal import FILE, Leaving, Proof, Removed, in_colour, prove, still_there
@@ -58,7 +58,7 @@ class Exported:
 
 def write_dataset(
     rows: Table,
-    target: Path,
+    destination: Destination,
     manifest: facts.Manifest,
     wanted: Target,
     *,
@@ -66,13 +66,13 @@ def write_dataset(
     store_root: Path,
     leaving: Leaving | None = None,
 ) -> Exported:
-    """Write all of `rows` to the folder `target`, replacing it as a whole at the end.
+    """Write all of `rows` to `destination`, replacing what is there as a whole at the end.
 
     Reads the table twice: narrow columns to assign identities to splits, then all of it, some 100 rows at a time;
     memory holds one row group per split, and ids of the rows and images. A row of no identity is a person of its own.
     The people `leaving` are left out, and the splits of the others do not change by that; that they are out is proved
     by reading back what was written, before it takes its place (`removal.json`). Raises QualityError when no row is
-    left and when the proof fails; what it found is then beside the target.
+    left and when the proof fails; what it found is then in the destination's `failure`.
     """
     wanted.format.check(wanted.layout)
     noun = wanted.layout.noun
@@ -84,34 +84,28 @@ def write_dataset(
     if not sum(size for person, size in sizes.items() if person not in remove):
         raise QualityError(f"No {noun} is left to export.", "Loosen the gates (`idtool tune`), or give other input.")
     split_of = assign(sizes, wanted.splits, seed)
-    work = target.with_name(f".{target.name}.writing")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folders.recover(target)
     manifest = {**manifest, "inputs": _inputs(manifest, remove)} if remove else manifest
-    failure = target.with_name(f"{target.name}.{FILE}")
+    failure = destination.failure
     alike: set[str] = set()
-    try:
-        done, proof = _written(rows, work, manifest, wanted, split_of, store_root, leaving, alike)
+    with destination:
+        done, proof = _written(rows, destination, manifest, wanted, split_of, store_root, leaving, alike)
         if leaving and leaving.alike and proof and proof.alike:
             alike = proof.alike
-            done, proof = _written(rows, work, manifest, wanted, split_of, store_root, leaving, alike)
+            done, proof = _written(rows, destination, manifest, wanted, split_of, store_root, leaving, alike)
         if proof is not None:
             done.proof = proof.as_json(wanted.format.name, len(alike))
             if not proof.holds:
                 write_json(failure, done.proof)
-                raise still_there(proof, target, failure)
-            write_json(work / FILE, done.proof)
+                raise still_there(proof, destination.shown, failure)
+            write_json(destination.work / FILE, done.proof)
             failure.unlink(missing_ok=True)
-        folders.write_checksums(work)
-        folders.replace_folder(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        destination.commit()
     return done
 
 
 def _written(
     rows: Table,
-    work: Path,
+    destination: Destination,
     manifest: facts.Manifest,
     wanted: Target,
     split_of: Mapping[str, str],
@@ -119,11 +113,11 @@ def _written(
     leaving: Leaving | None,
     alike: Collection[str],
 ) -> tuple[Exported, Proof | None]:
-    """Write the data set to `work`, without the rows `alike`, and read it back."""
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
+    """Write the data set, without the rows `alike`, and read it back."""
     layout, form = wanted.layout, wanted.format
-    done = _write_files(rows, work, wanted, split_of, store_root, leaving, alike)
+    destination.begin()
+    work = destination.work
+    done = _write_files(rows, destination, wanted, split_of, store_root, leaving, alike)
     if not done.place:
         reasons = "; ".join(sorted({outcome["message"] for outcome in done.failed.values()})[:3])
         why = f"No {layout.noun} could be exported: {reasons}." if reasons else f"No {layout.noun} is left to export."
@@ -131,14 +125,16 @@ def _written(
     schema = _schema(rows, wanted)
     text = card.render(manifest, done.tally, schema, wanted.splits, files=wanted.files, format=form)
     (work / "README.md").write_text(text, encoding="utf-8")
-    found = checked(form.read(work, layout, whole=leaving is not None), work, layout, done.place, whole=bool(leaving))
+    if wanted.files:
+        record_files.verify(work, done.place)
+    whole = leaving is not None
+    back = destination.read_back(form, layout, whole=whole)
+    found = checked(back, destination.shown, layout, done.place, whole=whole)
     proof = None
     if leaving is None:
         deque(found, maxlen=0)
     else:
         proof = prove(found, done.removed, leaving.faces, layout)
-    if wanted.files:
-        record_files.verify(work, done.place)
     return done, proof
 
 
@@ -164,7 +160,7 @@ def _person(row: Mapping[str, Any]) -> str:
 
 def _write_files(
     rows: Table,
-    work: Path,
+    destination: Destination,
     wanted: Target,
     split_of: Mapping[str, str],
     store_root: Path,
@@ -174,7 +170,8 @@ def _write_files(
     layout = wanted.layout
     source = dataset.ImageSource(store_root)
     schema = _schema(rows, wanted)
-    writer = wanted.format(work, schema, layout, wanted.file_bytes)
+    writer = wanted.format(destination.work, schema, layout, wanted.file_bytes)
+    writer.spool = destination
     remove = leaving.identities if leaving else frozenset()
     done = Exported(card.Tally(wanted.splits, layout), {}, {}, Removed(remove))
     made = further_pictures(rows.schema)
@@ -203,7 +200,7 @@ def _write_files(
             done.tally.add(split, plain, images)
             done.without_text += wanted.format.texts and not text_of(plain, target_side(layout))
             if wanted.files:
-                record_files.write(work, split, shown, images)
+                record_files.write(destination.work, split, shown, images)
     files = writer.close()
     done.files = {split: files[split] for split in wanted.splits if split in files}
     return done

@@ -54,7 +54,7 @@ class Copy:
 
 
 class Dedup(TableStep):
-    """Streams the table; in memory are 16 bytes of hashes and the id per compared row."""
+    """Streams the table; in memory are 16 bytes of hashes, the id and 8 bytes of quality per compared row."""
 
     kind = "dedup"
     Settings: ClassVar[type[Settings]] = DedupSettings
@@ -87,19 +87,26 @@ class Dedup(TableStep):
 def near_copies(table: Table, settings: Perceptual) -> dict[str, Copy]:
     """Id -> why, for every row that is to be rejected as a near-copy of one that stays."""
     columns = ["id", "origin", "short_side", "sharpness", *HASHES[: 1 + settings.mirrored]]
-    parts = []
+    parts, found = [], []
     for batch in table.batches(columns, rows=65_536, kept_only=True):
         wanted = pc.and_(
             pc.is_in(batch["origin"], pa.array(settings.origins, pa.string())), pc.is_valid(batch["phash"])
         )
-        parts.append(batch.filter(wanted))
+        batch = batch.filter(wanted)
+        found.append(np.stack([_numbers(batch[name]) for name in HASHES[: 1 + settings.mirrored]], axis=1))
+        parts.append(batch.select(["id", "short_side", "sharpness"]))
     rows = pa.concat_tables(parts) if parts else None
     if rows is None or rows.num_rows < 2:
         return {}
     # Best first, so that the lower of two positions is the better image.
-    rows = rows.sort_by([("short_side", "descending"), ("sharpness", "descending"), ("id", "ascending")])
-    ids = rows["id"].to_pylist()
-    hashes = np.stack([_numbers(rows[name]) for name in HASHES[: 1 + settings.mirrored]], axis=1)
+    best_first = [("short_side", "descending"), ("sharpness", "descending"), ("id", "ascending")]
+    order = pc.sort_indices(rows, sort_keys=best_first).to_numpy()
+    hashes = np.concatenate(found)[order]
+    found.clear()
+
+    def named(position: int) -> str:
+        return str(rows["id"][int(order[position])].as_py())
+
     # Images with equal hashes have the same near-copies: only the best of them is compared with others, so that a
     # million copies of one picture cost no million squared.
     distinct, first, kind = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
@@ -107,13 +114,15 @@ def near_copies(table: Table, settings: Perceptual) -> dict[str, Copy]:
     for better, worse, distance, mirrored in _close(distinct, first, settings.max_distance):
         # Comes in order of `worse`: whether `better` stays was decided before. The nearest that stays is named.
         if better not in gone and worse not in gone:
-            gone[worse] = Copy(ids[better], distance, mirrored)
+            gone[worse] = Copy(named(better), distance, mirrored)
     copies: dict[str, Copy] = {}
-    for position, best in enumerate(first[kind.reshape(-1)].tolist()):
-        copy = gone.get(best) or Copy(ids[best], 0, False)
+    best = first[kind.reshape(-1)]
+    concerned = np.flatnonzero((best != np.arange(len(best))) | np.isin(best, list(gone)))
+    for position in concerned.tolist():
+        copy = gone.get(int(best[position])) or Copy(named(best[position]), 0, False)
         # Rows that share an id are exact copies, which is for `exact` to say.
-        if copy.of != ids[position]:
-            copies[ids[position]] = copy
+        if copy.of != named(position):
+            copies[named(position)] = copy
     return copies
 
 

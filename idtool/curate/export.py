@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
-from idtool.curate import facts, folders
+from idtool.curate import facts
 from idtool.curate.dataset_writer import Exported, Target, write_dataset
+from idtool.curate.destination import LocalFolder, destination_of
 from idtool.curate.formats import FORMATS, hub
 from idtool.curate.formats.near import faces_of
 from idtool.curate.formats.removal import FILE, Leaving
@@ -95,7 +96,7 @@ class Export(TableStep):
         layout = LAYOUTS[self.kind]
         done = write_dataset(
             rows_of(table, layout, manifest),
-            run_dir / "dataset",
+            LocalFolder(run_dir / "dataset"),
             manifest,
             target_of(layout, self.settings),
             seed=context.seed,
@@ -158,7 +159,7 @@ class Pushing:
 
 def export_run(
     run: Path,
-    output: Path | None = None,
+    output: Path | str | None = None,
     *,
     remove_identity: tuple[str, ...] = (),
     splits: Mapping[str, float] | None = None,
@@ -168,14 +169,15 @@ def export_run(
     push: Pushing | None = None,
 ) -> dict[str, Any]:
     """Write the data set of a finished run (again): to `RUN/dataset` as the recipe says, or to `output`, then also
-    with other `splits`, in another `format` or without the people in `remove_identity`; and `push` it.
+    with other `splits`, in another `format` or without the people in `remove_identity`; and `push` it. `output` is a
+    folder, or a URL of one on an object store (`StoreFolder`).
 
     `same_person`: cosine from which another's face counts as a removed person's; None: that of the run's `identify`.
     `remove_alike`: rows with such a face are left out, too, in place of failing.
 
     Returns `{path, format, pairs or records, removed, failed, files, splits…}`. Raises UsageError when the run has
     nothing to export, when an identity is unknown, and when `output` holds something else than a data set of this
-    tool; QualityError when a removed person would still be in it; what `hub.push` raises.
+    tool; QualityError when a removed person would still be in it; what `hub.push` and `StoreFolder` raise.
     """
     opened = Run(run)
     if output is None and (remove_identity or splits or format):
@@ -189,16 +191,16 @@ def export_run(
     settings = _settings(layout, own, splits, format)
     rows = rows_of(table, layout, opened.manifest)
     _check_known(rows, remove_identity, f"{run} has no {layout.nouns}")
-    target = (output or opened.path / "dataset").absolute()
-    if output is not None and target.exists() and any(target.iterdir()) and not (target / folders.CHECKSUMS).exists():
-        raise UsageError(f"{output} is not empty and holds no data set of this tool.", "Choose another --output.")
+    destination = destination_of(output, opened.path)
+    if push and not isinstance(destination, LocalFolder):
+        raise UsageError("--push sends a data set that is on this machine.", "Give a folder with --output.")
     leaving = None
     if remove_identity:
         leaving = Leaving(frozenset(remove_identity), faces_of(opened, rows, layout, same_person), remove_alike)
     with opened:
         done = write_dataset(
             rows,
-            target,
+            destination,
             opened.manifest,
             target_of(layout, settings),
             seed=int(opened.manifest.get("seed", 0)),
@@ -206,7 +208,7 @@ def export_run(
             leaving=leaving,
         )
     result = {
-        "path": str(target),
+        "path": destination.shown,
         "format": settings.format,
         layout.nouns: len(done.place),
         "removed": done.removed.rows,
@@ -217,12 +219,12 @@ def export_run(
     if FORMATS.get(settings.format).texts:
         result["without_text"] = done.without_text
     if done.proof:
-        checked = done.proof["checked"]
-        result["proof"] = {"file": str(target / FILE), "checked": f"{checked['rows']} rows", "faces": checked["faces"]}
+        checked, file = done.proof["checked"], f"{destination.shown}/{FILE}"
+        result["proof"] = {"file": file, "checked": f"{checked['rows']} rows", "faces": checked["faces"]}
         result["left_out_as_alike"] = done.proof["removed"]["rows_left_out_as_alike"]
-    if push:
+    if push and isinstance(destination, LocalFolder):
         terms = done.tally.provenance
-        result["pushed"] = hub.push(target, repo, token, terms, public=push.public, overrule=push.overrule)
+        result["pushed"] = hub.push(destination.target, repo, token, terms, public=push.public, overrule=push.overrule)
     return result
 
 

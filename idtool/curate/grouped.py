@@ -3,67 +3,42 @@ as arrays."""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from idtool.engine.sorting import external_sort
 from idtool.engine.table import Table
 
-BUCKET_ROWS = 32_768
-MAX_BUCKETS = 256
-"""Files open at once; beyond it buckets grow."""
+BUCKET_ROWS = 8_192
+READ_ROWS = 1_024
 
 
 def by_identity(table: Table, spool: Path, *, bucket_rows: int = BUCKET_ROWS) -> Iterator[pa.Table]:
     """Tables of whole identities sorted by identity, then id; identities in rising order. Rows of no identity are
-    left out. A table of more than a bucket is first spread over files in `spool`, which are removed again."""
-    sizes: Counter[str] = Counter()
-    for batch in table.batches(["identity"], rows=65_536, kept_only=True):
-        for entry in batch["identity"].value_counts().to_pylist():
-            if entry["values"] is not None:
-                sizes[entry["values"]] += entry["counts"]
-    total = sizes.total()
-    if not total:
-        return
-    if total <= bucket_rows:
-        rows = table.read(kept_only=True)
-        yield _sorted(rows.filter(pc.is_valid(rows["identity"])))
-        return
-    size = max(bucket_rows, -(-total // MAX_BUCKETS))
-    bucket: dict[str, int] = {}
-    before = 0
-    for identity in sorted(sizes):
-        bucket[identity] = before // size
-        before += sizes[identity]
-    shutil.rmtree(spool, ignore_errors=True)
-    spool.mkdir(parents=True)
-    try:
-        with contextlib.ExitStack() as stack:
-            writers: dict[int, pq.ParquetWriter] = {}
-            for batch in table.batches(rows=8192, kept_only=True):
-                place = np.array([bucket.get(value, -1) for value in batch["identity"].to_pylist()])
-                for number in np.unique(place[place >= 0]).tolist():
-                    if number not in writers:
-                        path = spool / f"{number:06d}.parquet"
-                        writers[number] = stack.enter_context(pq.ParquetWriter(path, batch.schema, compression="lz4"))
-                    writers[number].write_table(batch.filter(pa.array(place == number)))
-        for path in sorted(spool.glob("*.parquet")):
-            yield _sorted(pq.read_table(path))
-            path.unlink()
-    finally:
-        shutil.rmtree(spool, ignore_errors=True)
-
-
-def _sorted(rows: pa.Table) -> pa.Table:
-    return rows.sort_by([("identity", "ascending"), ("id", "ascending")]).combine_chunks()
+    left out. Each but the last has at least `bucket_rows` rows. A table of more than some thousand rows is sorted in
+    `spool`, which is removed again."""
+    named = (batch.filter(pc.is_valid(batch["identity"])) for batch in table.batches(rows=READ_ROWS, kept_only=True))
+    held: list[pa.Table] = []
+    # The last identity, which may go on in what comes next, and the number of rows before it.
+    last: str | None = None
+    count = before = 0
+    for rows in external_sort(named, ("identity", "id"), spool):
+        held.append(rows)
+        newest = rows["identity"][-1].as_py()
+        if newest != last:
+            last, before = newest, count + pc.sum(pc.not_equal(rows["identity"], newest)).as_py()
+        count += rows.num_rows
+        if before >= bucket_rows:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, before).combine_chunks()
+            held, count, before = [whole.slice(before).combine_chunks()], count - before, 0
+    if count:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def vectors(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float32]:
@@ -86,10 +61,23 @@ def numbers(column: pa.ChunkedArray | pa.Array, kind: type[np.floating]) -> npt.
     return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64).astype(kind)
 
 
-def thumbs(column: pa.ChunkedArray) -> npt.NDArray[np.uint8] | None:
-    """A column of square grey images as raw bytes -> (n, side, side) uint8, zeros for null; None where all are."""
+def lengths(table: Table, columns: Sequence[str]) -> dict[str, int]:
+    """Number of values, or bytes, of the first row of an identity that has any, for each column; 0: none has."""
+    found = dict.fromkeys(columns, 0)
+    for batch in table.batches(["identity", *columns], kept_only=True):
+        for name in [name for name, length in found.items() if not length]:
+            sizes = pc.list_value_length if pa.types.is_nested(batch.schema.field(name).type) else pc.binary_length
+            present = batch.filter(pc.is_valid(batch["identity"]))[name].drop_null()
+            found[name] = next((size for size in sizes(present).to_pylist() if size), 0)
+        if all(found.values()):
+            break
+    return found
+
+
+def thumbs(column: pa.ChunkedArray, size: int) -> npt.NDArray[np.uint8] | None:
+    """A column of square grey images of `size` raw bytes -> (n, side, side) uint8, zeros for others and null; None
+    where that is no square."""
     values = column.to_pylist()
-    size = next((len(value) for value in values if value), 0)
     side = round(size**0.5)
     if side * side != size or not size:
         return None

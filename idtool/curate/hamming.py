@@ -19,8 +19,8 @@ Ints = npt.NDArray[np.int64]
 BITS = 64
 MAX_DISTANCE = 15
 """Beyond it bands are four bits wide and the search degenerates into comparing all pairs."""
-BLOCK = 1 << 22
-"""Candidate pairs held in memory at once (about 100 MB)."""
+BLOCK = 1 << 20
+"""Candidate pairs held in memory at once (about 80 MB)."""
 
 
 def close_pairs(hashes: Hashes, max_distance: int) -> tuple[Ints, Ints, Ints]:
@@ -32,16 +32,18 @@ def close_pairs(hashes: Hashes, max_distance: int) -> tuple[Ints, Ints, Ints]:
         raise ValueError(f"max_distance must be within 0..{MAX_DISTANCE}, got {max_distance}")
     found: list[tuple[Ints, Ints, Ints]] = []
     edges = np.linspace(0, BITS, max_distance + 2).astype(int)
-    bands = [_band(hashes, low, high) for low, high in pairwise(edges)]
-    for number, band in enumerate(bands):
+    bands = [(np.uint64(low), np.uint64((1 << (high - low)) - 1)) for low, high in pairwise(edges.tolist())]
+    for number, (low, mask) in enumerate(bands):
+        band = (hashes >> low) & mask
         order = np.argsort(band, kind="stable")
         for left, right in _pairs_of_equals(band[order]):
             i, j = order[left], order[right]
-            distance = np.bitwise_count(hashes[i] ^ hashes[j]).astype(np.int64)
+            differ = hashes[i] ^ hashes[j]
+            distance = np.bitwise_count(differ).astype(np.int64)
             new = distance <= max_distance
             # A pair that already met in an earlier band was reported there.
-            for earlier in bands[:number]:
-                new &= earlier[i] != earlier[j]
+            for earlier, bits in bands[:number]:
+                new &= (differ >> earlier) & bits != 0
             i, j, distance = i[new], j[new], distance[new]
             found.append((np.minimum(i, j), np.maximum(i, j), distance))
     if not found:
@@ -49,11 +51,6 @@ def close_pairs(hashes: Hashes, max_distance: int) -> tuple[Ints, Ints, Ints]:
     i, j, distance = (np.concatenate(part) for part in zip(*found, strict=True))
     order = np.lexsort((j, i))
     return i[order], j[order], distance[order]
-
-
-def _band(hashes: Hashes, low: int, high: int) -> Hashes:
-    mask = np.uint64((1 << (high - low)) - 1)
-    return (hashes >> np.uint64(low)) & mask
 
 
 def _pairs_of_equals(ordered: Hashes) -> Iterator[tuple[Ints, Ints]]:

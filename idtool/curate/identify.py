@@ -16,6 +16,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from idtool.curate.identities import Assigned, Images, assign, read_images
+from idtool.curate.scratch import OnDisk
 from idtool.engine.operator import KEPT, OUTCOME, REJECTED
 from idtool.engine.step import Binding, Env, Settings, TableContext, TableStep
 from idtool.engine.table import Table
@@ -73,7 +74,8 @@ def same_person(binding: Binding) -> float:
 
 
 class Identify(TableStep):
-    """Holds ids and embeddings of all rows (2 KiB per image); rows themselves are streamed."""
+    """Holds ids and labels of all rows, and their embeddings in a file (2 KiB per image); rows themselves are
+    streamed."""
 
     kind = "identify"
     Settings: ClassVar[type[Settings]] = IdentifySettings
@@ -103,7 +105,7 @@ class Identify(TableStep):
         return list(self.env.all("identity")[:1])
 
     def run(self, table: Table, context: TableContext) -> Iterable[pa.Table]:
-        images = read_images(table)
+        images = read_images(table, OnDisk(context.step_dir))
         floor = self.settings.outliers.floor
         result = assign(
             images,
@@ -118,12 +120,12 @@ class Identify(TableStep):
 
     def _judge(self, images: Images, result: Assigned, statistics: dict[str, Any]) -> dict[int, dict[str, Any]]:
         """Outcome of the rows that are rejected, by row."""
-        rejected: dict[int, dict[str, Any]] = {}
-        for row in np.flatnonzero(~images.usable).tolist():
-            rejected[row] = _reject("identity.no_embedding", "no identity embedding: no face was found or measured")
-        for row in np.flatnonzero(images.usable & (result.group < 0)).tolist():
-            what = {"column": "no identity_label", "folder": "not in a folder", "video": "not a frame of a video"}
-            rejected[row] = _reject("identity.no_label", what.get(self.settings.by, "no label"))
+        # Rows that are rejected for one reason share its outcome.
+        faceless = _reject("identity.no_embedding", "no identity embedding: no face was found or measured")
+        rejected = dict.fromkeys(np.flatnonzero(~images.usable).tolist(), faceless)
+        what = {"column": "no identity_label", "folder": "not in a folder", "video": "not a frame of a video"}
+        nobody = _reject("identity.no_label", what.get(self.settings.by, "no label"))
+        rejected |= dict.fromkeys(np.flatnonzero(images.usable & (result.group < 0)).tolist(), nobody)
         if self.settings.outliers.action == "reject":
             for row, (value, floor) in sorted(result.outliers.items()):
                 rejected[row] = _reject(
@@ -135,11 +137,13 @@ class Identify(TableStep):
         alive = np.ones(len(images.ids), np.bool_)
         alive[list(rejected)] = False
         size = np.bincount(result.group[alive], minlength=len(result.label))
+        too_few: dict[int, dict[str, Any]] = {}
         for row in np.flatnonzero(alive).tolist():
             number = int(size[result.group[row]])
             if number < self.settings.min_images:
                 message = f"{number} image{'s' if number > 1 else ''} of this person"
-                rejected[row] = _reject("identity.too_few", message, number, f">= {self.settings.min_images}")
+                outcome = _reject("identity.too_few", message, number, f">= {self.settings.min_images}")
+                rejected[row] = too_few.setdefault(number, outcome)
         size = size[size >= self.settings.min_images]
         statistics |= {
             "identities": int(np.count_nonzero(size)),

@@ -1,4 +1,6 @@
-"""Assigning images to people: labels checked against embeddings, folders tested, tracks and photos clustered."""
+"""Assigning images to people: labels checked against embeddings, folders tested, tracks and photos clustered.
+
+Embeddings, and what is as large, lie in the `room` that is given."""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import numpy.typing as npt
 
 from idtool.curate.cluster import Bools, Floats, Ints, average_linkage, means, normalise, separation, tracks
 from idtool.curate.grouped import numbers, vectors
+from idtool.curate.scratch import BLOCK_ROWS, Room, gathered, in_memory
 from idtool.engine.table import Table
 
 SAMPLE = 2_000
@@ -35,6 +38,7 @@ class Images:
     shot: Ints
     time: Ints
     """ms"""
+    room: Room = in_memory
 
 
 @dataclass
@@ -59,9 +63,11 @@ class Assigned:
         result = np.zeros(len(self.group), np.float32)
         if not len(self.label):
             return result
-        centre = normalise(means(images.embedding, self.sound(), len(self.label)))[0]
-        for start in range(0, len(result), 65_536):
-            block = slice(start, start + 65_536)
+        centre = means(images.embedding, self.sound(), len(self.label), images.room)
+        for start in range(0, len(centre), BLOCK_ROWS):
+            centre[start : start + BLOCK_ROWS] = normalise(centre[start : start + BLOCK_ROWS])[0]
+        for start in range(0, len(result), BLOCK_ROWS):
+            block = slice(start, start + BLOCK_ROWS)
             group = np.maximum(self.group[block], 0)
             result[block] = np.einsum("ij,ij->i", images.embedding[block], centre[group])
         result[self.group < 0] = 0.0
@@ -74,33 +80,38 @@ def _without(group: Ints, outliers: dict[int, tuple[float, float]]) -> Ints:
     return sound
 
 
-def read_images(table: Table) -> Images:
+def read_images(table: Table, room: Room = in_memory) -> Images:
     """One pass over the narrow columns and the embeddings of a table."""
     have = set(table.schema.names)
     optional = [name for name in ("identity_label", "group", "parent", "origin", "shot", "time_ms") if name in have]
     count = table.rows
     parts: dict[str, list[Any]] = {name: [] for name in ("id", *optional)}
     embedding = np.zeros((count, 0), np.float32)
+    usable = np.zeros(count, np.bool_)
+    shared: dict[str | None, str | None] = {}
     start = 0
-    for batch in table.batches(["id", "embedding", *optional], rows=8192, kept_only=True):
+    for batch in table.batches(["id", "embedding", *optional], rows=BLOCK_ROWS, kept_only=True):
         values = vectors(batch["embedding"])
         if values.shape[1] and not embedding.shape[1]:
-            embedding = np.zeros((count, values.shape[1]), np.float32)
+            embedding = room(count, values.shape[1])
         if values.shape[1]:
-            embedding[start : start + len(values)] = values
+            rows = slice(start, start + len(values))
+            embedding[rows], usable[rows] = normalise(values)
         start += batch.num_rows
         for name, held in parts.items():
             if name in ("shot", "time_ms"):
                 held.append(np.nan_to_num(numbers(batch[name], np.float64), nan=-1).astype(np.int64))
-            else:
+            elif name == "id":
                 held.extend(batch[name].to_pylist())
+            else:
+                # One text for all rows of a label, folder or video.
+                held.extend(shared.setdefault(value, value) for value in batch[name].to_pylist())
     ids = np.array(parts["id"], dtype=object)
     order = np.argsort(ids, kind="stable") if count else np.zeros(0, np.int64)
     position = np.empty(count, np.int64)
     position[order] = np.arange(count)
     if not np.array_equal(order, position):
-        embedding = embedding[order]
-    embedding, usable = normalise(embedding) if embedding.shape[1] else (embedding, np.zeros(count, np.bool_))
+        embedding, usable = gathered(embedding, order, room), usable[order]
 
     def strings(name: str) -> list[str | None]:
         values = parts.get(name) or [None] * count
@@ -126,6 +137,7 @@ def read_images(table: Table) -> Images:
         video=np.array(video, np.int64),
         shot=integers("shot"),
         time=integers("time_ms"),
+        room=room,
     )
 
 
@@ -251,7 +263,8 @@ def _cluster(
     free = np.flatnonzero(images.usable & (group < 0) & ((images.video >= 0) | (by != "video")))
     if not len(free):
         return labels
-    run = tracks(images.video[free], images.shot[free], images.time[free], images.embedding[free], threshold)
+    embedding = images.embedding if len(free) == len(images.ids) else gathered(images.embedding, free, images.room)
+    run = tracks(images.video[free], images.shot[free], images.time[free], embedding, threshold)
     count = int(run.max()) + 1
     first = np.full(count, len(images.ids))
     np.minimum.at(first, run, free)
@@ -259,7 +272,7 @@ def _cluster(
     rank[np.argsort(first)] = np.arange(count)
     run = rank[run]
     # A track counts as one image: the mean of its frames, so that products are mean similarities.
-    items = means(images.embedding[free], run, count)
+    items = means(embedding, run, count, images.room)
     video = np.zeros(count, np.int64)
     video[run] = images.video[free]
     if by == "video":
@@ -270,9 +283,11 @@ def _cluster(
         known = 0
     else:
         known = len(labels)
-        people = means(images.embedding, _without(group, outliers), known)
+        both = images.room(known + count, items.shape[1])
+        both[:known] = means(images.embedding, _without(group, outliers), known, images.room)
+        both[known:] = items
         named = np.arange(known + count) < known
-        root = average_linkage(np.concatenate([people, items]), threshold, named)[known:]
+        root = average_linkage(both, threshold, named, images.room)[known:]
     new = np.unique(root[root >= known])
     target = np.where(root < known, root, len(labels) + np.searchsorted(new, root))
     group[free] = target[run]
@@ -289,7 +304,7 @@ def _cluster(
 def _estimate(
     images: Images, group: Ints, outliers: dict[int, tuple[float, float]], threshold: float, statistics: dict[str, Any]
 ) -> None:
-    found = separation(images.embedding, _without(group, outliers), threshold)
+    found = separation(images.embedding, _without(group, outliers), threshold, room=images.room)
     if found is not None:
         statistics["purity_estimate"] = {
             "share": round(found.share, 4),

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from idtool.curate.grouped import by_identity
+from idtool.curate.grouped import by_identity, lengths
 from idtool.curate.identify import same_person
-from idtool.curate.pair_rows import Bucket, carried, describe, schema
+from idtool.curate.pair_rows import VECTORS, Bucket, carried, describe, schema
 from idtool.curate.pairing import CANDIDATE, REASONS, Limits, Rules, pair
 from idtool.engine.step import Binding, Env, Settings, TableContext, TableStep
 from idtool.engine.table import Table
@@ -96,7 +96,7 @@ class PairSettings(Settings):
 
 
 class Pair(TableStep):
-    """Reads identity by identity; memory is a bucket of about 33,000 images, or the largest identity."""
+    """Reads identity by identity; memory is a bucket of some 8,000 images, or the largest identity."""
 
     kind = "pair"
     Settings: ClassVar[type[Settings]] = PairSettings
@@ -187,8 +187,9 @@ class Pair(TableStep):
         identities = _count_identities(table)
         most = max(1, REJECTS_IN_ALL // max(1, identities))
         rules = self.rules(min(self.settings.keep_rejects, most))
+        known = lengths(table, [name for name in VECTORS if name in table.schema.names])
         for rows in by_identity(table, context.step_dir / "identities"):
-            yield from self._bucket(Bucket(rows), columns, rules, tally)
+            yield from self._bucket(Bucket(rows, known), columns, rules, tally)
         context.statistics.update(tally.statistics())
 
     def _bucket(self, bucket: Bucket, columns: list[str], rules: Rules, tally: _Tally) -> Iterator[pa.Table]:

@@ -69,18 +69,27 @@ class Described:
         return len(self.a)
 
 
-class Bucket:
-    """Rows of whole identities, sorted by identity and id, with what pairing needs as arrays."""
+VECTORS = ("embedding", "embedding2", "copy_embedding", "expressions", "face_thumb")
+"""Columns whose absence switches tests off."""
 
-    def __init__(self, rows: pa.Table) -> None:
+
+class Bucket:
+    """Rows of whole identities, sorted by identity and id, with what pairing needs as arrays. `known`: lengths of
+    the columns VECTORS in the whole table, so that what is judged does not depend on who else is in the bucket."""
+
+    def __init__(self, rows: pa.Table, known: Mapping[str, int]) -> None:
         self.rows = rows
         n, have = rows.num_rows, set(rows.column_names)
 
-        def unit(name: str) -> npt.NDArray[np.float32] | None:
-            if name not in have:
+        def values_of(name: str) -> npt.NDArray[np.float32] | None:
+            if not known.get(name):
                 return None
             values = vectors(rows[name])
-            return normalise(values)[0] if values.shape[1] else None
+            return values if values.shape[1] else np.zeros((n, known[name]), np.float32)
+
+        def unit(name: str) -> npt.NDArray[np.float32] | None:
+            values = values_of(name)
+            return None if values is None else normalise(values)[0]
 
         def angle(name: str) -> npt.NDArray[np.float32] | None:
             return np.asarray(numbers(rows[name], np.float32), np.float32) if name in have else None
@@ -88,13 +97,12 @@ class Bucket:
         embedding = unit("embedding")
         self.embedding = np.zeros((n, 1), np.float32) if embedding is None else embedding
         self.embedding2, self.copy = unit("embedding2"), unit("copy_embedding")
-        self.thumb = thumbs(rows["face_thumb"]) if "face_thumb" in have else None
+        self.thumb = thumbs(rows["face_thumb"], known["face_thumb"]) if known.get("face_thumb") else None
         self.yaw, self.pitch, self.roll = angle("yaw"), angle("pitch"), angle("roll")
-        expressions = vectors(rows["expressions"]) if "expressions" in have else np.zeros((n, 0), np.float32)
-        self.expressions: npt.NDArray[np.float32] | None = None
-        if expressions.shape[1]:
-            known = rows["expressions"].is_valid().to_numpy()
-            self.expressions = np.where(known[:, None], expressions, np.float32(np.nan))
+        self.expressions = values_of("expressions")
+        if self.expressions is not None:
+            self.expressions = self.expressions.copy()
+            self.expressions[~rows["expressions"].is_valid().to_numpy()] = np.nan
         self.time_ms = numbers(rows["time_ms"], np.float64) if "time_ms" in have else None
         parent = rows["parent"].cast(pa.string()) if "parent" in have else pa.nulls(n, pa.string())
         family = pc.coalesce(parent, rows["id"])

@@ -1,22 +1,28 @@
 """The commit protocol of a row step: parts written one by one as shards finish, then compacted into the step's
-table in id order, whatever order they came in. Memory is bounded by the ids plus one bucket of rows."""
+table in id order, whatever order they came in. Memory is bounded but for the names and ids of the shards."""
 
 from __future__ import annotations
 
-import contextlib
+import heapq
 import shutil
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from idtool.engine.operator import ERROR
+from idtool.engine.sorting import external_sort, sort_rows
 from idtool.engine.table import Table, write_file, write_table
 
-BUCKET_ROWS = 16_384
+KEYS = ("id", "uri", "input_id")
+SWEEP_ROWS = 4_096
+"""Rows that are sorted at once where files hardly overlap."""
+LAST = chr(0x10FFFF)
+"""Above every id."""
 
 
 class Parts:
@@ -83,50 +89,72 @@ def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _order(table: pa.Table) -> pa.Table:
-    keys = [(name, "ascending") for name in ("id", "uri", "input_id") if name in table.column_names]
-    return table.sort_by(keys)
-
-
 def sorted_batches(files: list[Path], schema: pa.Schema, spool: Path) -> Iterator[pa.Table]:
-    """The rows of `files` in id order. Small tables are sorted in memory; larger ones are first spread over
-    buckets of consecutive ids on disk, then sorted bucket by bucket."""
-    total = sum(pq.read_metadata(file).num_rows for file in files)
-    if total <= BUCKET_ROWS:
-        if files:
-            yield _order(pa.concat_tables([pq.read_table(file, schema=schema) for file in files]))
-        return
-    ids = pa.concat_arrays([chunk for file in files for chunk in pq.read_table(file, columns=["id"])["id"].chunks])
-    ordered = pc.sort_indices(ids)
-    cuts = [ids[ordered[position].as_py()].as_py() for position in range(BUCKET_ROWS, total, BUCKET_ROWS)]
-    del ids, ordered
-    bounds = np.array(cuts, dtype=object)
-    shutil.rmtree(spool, ignore_errors=True)
-    spool.mkdir(parents=True)
-    with contextlib.ExitStack() as stack:
-        writers: dict[int, pq.ParquetWriter] = {}
-        for rows in _gathered(files, schema):
-            bucket = np.searchsorted(bounds, np.array(rows["id"].to_pylist(), dtype=object), side="right")
-            for number in np.unique(bucket):
-                if number not in writers:
-                    writers[number] = stack.enter_context(pq.ParquetWriter(spool / f"{number:06d}.parquet", schema))
-                writers[number].write_table(rows.filter(pa.array(bucket == number)))
-    for path in sorted(spool.glob("*.parquet")):
-        yield _order(pq.read_table(path, schema=schema))
-        path.unlink()
-    shutil.rmtree(spool, ignore_errors=True)
+    """The rows of `files` in id order (ties by uri, then by input id), some thousand at a time. Where few files at a
+    time overlap in their ids (the shards of a step that keeps ids), they are read in order of their first; otherwise
+    rows are sorted in `spool`. Held are the first and last id of each file, and a bounded number of rows."""
+    spans = _spans(files)
+    if _overlap(spans) <= SWEEP_ROWS:
+        yield from _swept(spans, schema)
+    else:
+        # In order of first ids, what overlaps little makes runs that hardly overlap.
+        yield from external_sort((_read(span.path, schema) for span in spans), KEYS, spool)
 
 
-def _gathered(files: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of many small files, a bucket's number of them at a time: every write to a bucket makes a row group,
-    whose bookkeeping stays in memory until the bucket is closed."""
+class _Span(NamedTuple):
+    """The ids of a file, from the statistics that it has of them."""
+
+    first: str
+    last: str
+    rows: int
+    path: Path
+
+
+def _spans(files: list[Path]) -> list[_Span]:
+    """Of the files that have rows, in order of their first ids."""
+    found = []
+    for path in files:
+        metadata = pq.read_metadata(path)
+        ends: list[str] = []
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            columns = (group.column(k) for k in range(group.num_columns))
+            kept = next(column.statistics for column in columns if column.path_in_schema == "id")
+            # Parquet leaves statistics out for ids of thousands of characters.
+            ends += [kept.min, kept.max] if kept is not None and kept.has_min_max else ["", LAST]
+        if metadata.num_rows:
+            found.append(_Span(min(ends), max(ends), metadata.num_rows, path))
+    return sorted(found)
+
+
+def _overlap(spans: list[_Span]) -> int:
+    """The most rows in files that share an id with one another."""
+    most = now = 0
+    open_: list[tuple[str, int]] = []
+    for span in spans:
+        while open_ and open_[0][0] < span.first:
+            now -= heapq.heappop(open_)[1]
+        heapq.heappush(open_, (span.last, span.rows))
+        now += span.rows
+        most = max(most, now)
+    return most
+
+
+def _swept(spans: list[_Span], schema: pa.Schema) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
-    rows = 0
-    for file in files:
-        held.append(pq.read_table(file, schema=schema))
-        rows += held[-1].num_rows
-        if rows >= BUCKET_ROWS:
-            yield pa.concat_tables(held)
-            held, rows = [], 0
-    if held:
-        yield pa.concat_tables(held)
+    new = 0
+    for span, after in zip_longest(spans, spans[1:]):
+        held.append(_read(span.path, schema))
+        new += span.rows
+        if new < SWEEP_ROWS and after:
+            continue
+        rows = sort_rows(pa.concat_tables(held), KEYS)
+        end = bisect_left(rows["id"].to_pylist(), after.first) if after else rows.num_rows
+        if end:
+            yield rows.slice(0, end)
+        held, new = [rows.slice(end)], 0
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return conform(file.read(), schema)

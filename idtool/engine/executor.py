@@ -76,3 +76,20 @@ class Executor(Protocol):
     def close(self) -> None:
         """Give back what the executor holds."""
         ...
+
+
+class Borrowed:
+    """An executor that somebody else will close."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.name = executor.name
+
+    def describe(self) -> str:
+        return self.executor.describe()
+
+    def run(self, program: Program, shards: Iterator[Shard], warn: Warn) -> Iterator[tuple[Shard, pa.Table]]:
+        return self.executor.run(program, shards, warn)
+
+    def close(self) -> None:
+        """Leaves it open."""

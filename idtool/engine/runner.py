@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import compress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,23 +19,15 @@ from idtool.engine.apply import INPUT_ID
 from idtool.engine.commit import Parts, conform
 from idtool.engine.executor import Executor, Program, Shard, shard_key
 from idtool.engine.fingerprint import IdDigest, row_keys
+from idtool.engine.keyset import KeySet
 from idtool.engine.operator import ERROR, KEPT, REJECTED, STORAGE_ERRNOS, Context
 from idtool.engine.plan import Planned, Upstream, done_entry, stored_entry
+from idtool.engine.progress import Progress
 from idtool.engine.step import Binding, RowStep, TableContext, TableStep
 from idtool.engine.table import KeptRows, Table, file_writer, write_table
 from idtool.errors import QualityError, RunFailed
 from idtool.manifest_folder import write_json
 from idtool.run import REJECT_COLUMNS, Run
-
-
-class Progress(Protocol):
-    """What the runner tells whoever watches (see idtool.console)."""
-
-    def step_start(self, name: str, index: int, count: int, rows: int | None) -> None: ...
-    def advance(self, name: str, kept: int, rejected: int, errors: int) -> None: ...
-    def step_end(self, name: str, summary: dict[str, Any]) -> None: ...
-    def note(self, text: str) -> None: ...
-    def warn(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -209,33 +202,33 @@ class Runner:
             raise _over_budget(step.name, tally, causes)
         return {*keys, *reused_keys}
 
-    def _take_over(self, step: Planned, table: Table, parts: Parts, content: str) -> tuple[set[str], set[str]]:
+    def _take_over(self, step: Planned, table: Table, parts: Parts, content: str) -> tuple[set[str], KeySet]:
         """Rows of the step's former table that are still true: same way of making, same input row."""
         folder = parts.path.parent
         stored = stored_entry(folder)
         former = Table(folder / "table")
         usable = stored is not None and stored["content"] == content and step.step.reuses_rows and former.files
         if not usable or step.step.selects_only or not former.schema.equals(step.schema):
-            return set(), set()
+            return set(), KeySet()
         carried = [name for name in step.carried if name in table.schema.names]
-        wanted = {key for rows in table.batches(["id", *carried], rows=65_536) for key in row_keys(rows, carried)}
+        wanted = KeySet(row_keys(rows, carried) for rows in table.batches(["id", *carried], rows=65_536))
+        failed = KeySet(
+            batch.filter(pc.equal(batch["status"], ERROR))[INPUT_ID].to_pylist()
+            for batch in (former.batches([INPUT_ID, "status"]) if self.options.retry_errors else ())
+        )
         keys: set[str] = set()
-        ids: set[str] = set()
-        if self.options.retry_errors:
-            failed = {
-                row
-                for batch in former.batches([INPUT_ID, "status"])
-                for row in batch.filter(pc.equal(batch["status"], ERROR))[INPUT_ID].to_pylist()
-            }
-            wanted -= failed
-        still_true = pa.array(sorted(wanted), pa.string())
-        for number, batch in enumerate(former.batches()):
-            batch = batch.filter(pc.is_in(batch[INPUT_ID], value_set=still_true))
-            if batch.num_rows:
-                key = f"reused-{number:06d}"
-                parts.commit(key, batch)
-                keys.add(key)
-                ids.update(batch[INPUT_ID].to_pylist())
+
+        def reused() -> Iterator[list[str]]:
+            for number, batch in enumerate(former.batches()):
+                made_from = batch[INPUT_ID].to_pylist()
+                still_true = wanted.has(made_from) & ~failed.has(made_from)
+                if still_true.any():
+                    key = f"reused-{number:06d}"
+                    parts.commit(key, batch.filter(pa.array(still_true)))
+                    keys.add(key)
+                    yield list(compress(made_from, still_true))
+
+        ids = KeySet(reused())
         if ids:
             self.progress.note(f"{step.name}: {len(ids)} rows taken over from the earlier run")
         return keys, ids
@@ -253,6 +246,8 @@ class Runner:
             threads=self.context.threads,
             step_dir=folder,
             statistics=statistics,
+            executor=self.executor,
+            progress=self.progress,
         )
         keys: set[str] = set()
         for number, batch in enumerate(step.run(table, context)):
@@ -296,15 +291,14 @@ def _keyed(batches: Iterator[pa.Table], carried: Sequence[str]) -> Iterator[pa.T
         yield batch.append_column(INPUT_ID, pa.array(row_keys(batch, carried), pa.string()))
 
 
-def _cut(batches: Iterator[pa.Table], size: int, leave_out: set[str]) -> Iterator[pa.Table]:
+def _cut(batches: Iterator[pa.Table], size: int, leave_out: KeySet) -> Iterator[pa.Table]:
     """Shards of `size` rows, in id order. The first has one row: the canary, which shows within seconds whether
     models, packages and devices are in order."""
     held: pa.Table | None = None
     want = 1
     for batch in batches:
         if leave_out:
-            mask = pa.array([value not in leave_out for value in batch[INPUT_ID].to_pylist()], pa.bool_())
-            batch = batch.filter(mask)
+            batch = batch.filter(pa.array(~leave_out.has(batch[INPUT_ID].to_pylist())))
         held = batch if held is None else pa.concat_tables([held, batch])
         while held.num_rows >= want:
             yield _copy(held.slice(0, want))

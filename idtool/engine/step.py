@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from idtool.engine.executor import Executor
 from idtool.engine.operator import Context, Operator
+from idtool.engine.progress import Progress
 from idtool.engine.table import Table
 from idtool.errors import MissingError
 
@@ -52,6 +54,8 @@ class Env:
     bindings: Mapping[str, tuple[Binding, ...]]
     seed: int = 0
     device: str = "cpu"
+    methods: Mapping[str, Any] = field(default_factory=dict)
+    """The generators of pipelines.yaml by name, as they are written there; steps that make images name one."""
 
     def all(self, role: str) -> tuple[Binding, ...]:
         """Every model bound to `role`, the first being the main one; empty when the profile has none."""
@@ -91,6 +95,11 @@ class Step(ABC):
     def __init__(self, settings: Any, env: Env) -> None:
         self.settings = settings
         self.env = env
+
+    @property
+    def rows_from(self) -> Literal["table", "sources", "settings"]:
+        """Where its rows come from: the table before it, the run's input wherever it stands, or its settings alone."""
+        return "table"
 
     def skip_reason(self) -> str | None:
         """Why the whole step cannot run here (`needs role i2v; profile offline binds none`), or None."""
@@ -152,6 +161,10 @@ class TableContext(Context):
     step_dir: Path = Path()
     statistics: dict[str, Any] = field(default_factory=dict)
     """JSON-able facts about the step, stored in its manifest entry and available to the report."""
+    executor: Executor | None = None
+    """Of the run, for steps that let operators run on rows of their own making; they must not close it."""
+    progress: Progress | None = None
+    """Where such steps report."""
 
 
 class TableStep(Step):

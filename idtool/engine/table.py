@@ -17,6 +17,24 @@ from idtool.engine.operator import KEPT, OUTCOME
 
 FILE_ROWS = 65_536
 GROUP_ROWS = 1_024
+BATCH_BYTES = 64 << 20
+"""Row groups are read together up to about so many bytes, as they are when decoded."""
+
+
+def batches_of(file: pq.ParquetFile, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of an open file, at most `rows` at a time, from as many whole row groups as have so many."""
+    # Over all groups at once, the iterator keeps the bytes of those that it has left behind.
+    groups: list[int] = []
+    count = size = 0
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        if groups and (count + group.num_rows > rows or size + group.total_byte_size > BATCH_BYTES):
+            yield from file.iter_batches(batch_size=rows, row_groups=groups, columns=columns)
+            groups, count, size = [], 0, 0
+        groups.append(number)
+        count, size = count + group.num_rows, size + group.total_byte_size
+    if groups:
+        yield from file.iter_batches(batch_size=rows, row_groups=groups, columns=columns)
 
 
 class Table:
@@ -46,7 +64,7 @@ class Table:
             wanted = [*wanted, "status"]
         for path in self.files:
             with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=rows, columns=wanted):
+                for batch in batches_of(file, rows, wanted):
                     table = pa.Table.from_batches([batch])
                     if kept_only:
                         table = table.filter(pc.equal(table["status"], KEPT))
@@ -132,18 +150,21 @@ class TableWriter:
         self._pending.append(batch.select(self.schema.names).cast(self.schema))
         self._pending_rows += batch.num_rows
         if self._pending_rows >= GROUP_ROWS:
-            self._flush()
+            whole = pa.concat_tables(self._pending)
+            # Whole row groups only, so that the file does not depend on how the rows came.
+            end = whole.num_rows - whole.num_rows % GROUP_ROWS
+            for start in range(0, end, GROUP_ROWS):
+                self._flush(whole.slice(start, GROUP_ROWS))
+            self._pending, self._pending_rows = [whole.slice(end)], whole.num_rows - end
 
-    def _flush(self) -> None:
+    def _flush(self, table: pa.Table) -> None:
         if self._writer is None:
             path = self._work / f"part-{self._files:05d}.parquet"
             self._writer = self._open.enter_context(file_writer(path, self.schema))
             self._files += 1
             self._rows_in_file = 0
-        table = pa.concat_tables(self._pending) if self._pending else self.schema.empty_table()
-        self._writer.write_table(table, row_group_size=GROUP_ROWS)
+        self._writer.write_table(table.combine_chunks(), row_group_size=GROUP_ROWS)
         self._rows_in_file += table.num_rows
-        self._pending, self._pending_rows = [], 0
         if self._rows_in_file >= self.file_rows:
             self._open.close()
             self._writer = None
@@ -156,7 +177,7 @@ class TableWriter:
             shutil.rmtree(self._work, ignore_errors=True)
             return
         if self._pending_rows or not self._files:
-            self._flush()
+            self._flush(pa.concat_tables(self._pending) if self._pending else self.schema.empty_table())
         self._open.close()
         shutil.rmtree(self.path, ignore_errors=True)
         self._work.replace(self.path)

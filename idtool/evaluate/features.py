@@ -29,7 +29,8 @@ from idtool.engine.executor import Executor
 from idtool.engine.fingerprint import IdDigest, fingerprint
 from idtool.engine.operator import ERROR, KEPT, OUTCOME, Context
 from idtool.engine.plan import Upstream, plan_steps
-from idtool.engine.runner import Options, Progress, Runner
+from idtool.engine.progress import Progress
+from idtool.engine.runner import Options, Runner
 from idtool.engine.step import Env
 from idtool.engine.table import KeptRows, Table, write_table
 from idtool.errors import QualityError, UsageError

@@ -65,7 +65,10 @@ class Place:
                 )
             return cls(path, filesystem.isdir(path), filesystem)
         except ImportError as error:
-            raise MissingError(f"cannot read {given}: {error}.", "Install the package that it names.") from error
+            hint = "Install the package that it names."
+            if given.startswith(("s3://", "s3a://")):
+                hint = "pip install 'idtool[s3]'."
+            raise MissingError(f"cannot read {given}: {error}.", hint) from error
         except (OSError, ValueError) as error:
             raise UsageError(f"cannot read {given}: {error}.", "Check the URL and its credentials.") from error
 

@@ -13,10 +13,10 @@ from idtool.media.video import write_video
 from idtool.run import Run
 from tests.acceptance.runs import idtool, reasons
 from tests.conftest import REPO
+from tests.object_store import KEY, SECRET, served
 
-pytest.importorskip("s3fs", reason="needs s3fs")
+s3fs = pytest.importorskip("s3fs", reason="needs the extra `s3`")
 
-KEY, SECRET = "AKIAS3TESTKEY0000000", "s3cr3t/NeverToBeWrittenDown+0123456789ab"
 PLACES = ("uri", "media", "input_id")
 """Columns that say where a file is; an input id is a hash of its uri, as is the id of a file without content."""
 
@@ -43,26 +43,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bucket(folder: Path) -> Iterator[str]:
-    """URL of the same files on the server. The login is in the environment and nowhere else."""
-    moto = pytest.importorskip("moto.server", reason="needs moto[server]")
-    import s3fs
-
-    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", KEY)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        s3fs.S3FileSystem.clear_instance_cache()
-        files = s3fs.S3FileSystem()
-        files.mkdir("photos")
+    """URL of the same files on the server."""
+    with served("photos"):
         for path in sorted(folder.rglob("*.*")):
-            files.pipe_file(f"photos/faces/{path.relative_to(folder).as_posix()}", path.read_bytes())
+            s3fs.S3FileSystem().pipe_file(f"photos/faces/{path.relative_to(folder).as_posix()}", path.read_bytes())
         yield "s3://photos/faces"
-        s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 def curate(given: str | Path, output: Path, *more: str, code: int = 0) -> str:
@@ -136,8 +121,6 @@ def test_a_manifest_on_s3_names_files_beside_it(bucket: str, tmp_path: Path) -> 
 
 
 def test_an_object_that_is_gone_when_its_turn_comes_is_a_reject(bucket: str, folder: Path, tmp_path: Path) -> None:
-    import s3fs
-
     (tmp_path / "list.csv").write_text(f"path\n{bucket}/person 0/0.jpg\n{bucket}/person 0/none.jpg\n")
     curate(tmp_path / "list.csv", tmp_path / "run")
     assert reasons(tmp_path / "run") == {"none.jpg": "missing_file"}

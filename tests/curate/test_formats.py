@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +25,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from idtool.curate.export import Export, ExportSettings, RecordsSettings, export_run
-from idtool.curate.formats import FORMATS, Format, Found
+from idtool.curate.formats import FORMATS, Format, Found, base
 from idtool.curate.formats.base import as_json, key_of, text_of
 from idtool.curate.formats.fiftyone import WHOLE, detection
 from idtool.curate.formats.files import FileFormat
@@ -284,10 +283,11 @@ def test_a_format_that_cannot_be_written_says_so_and_leaves_nothing(
         package: ClassVar[str | None] = "no_such_module_at_all"
         wheel: ClassVar[str] = "no-such-package"
 
-    with pytest.raises(MissingError, match="needs the package no-such-package"):
+    with pytest.raises(MissingError, match=r"needs the package no-such-package\. pip install no-such-package\."):
         Elsewhere.check(PAIRS)
-    if find_spec("lance") is None:
-        with pytest.raises(MissingError, match="pylance"):
+    with monkeypatch.context() as patch:
+        patch.setattr(base, "find_spec", lambda _: None)
+        with pytest.raises(MissingError, match=r"the package pylance\. pip install 'idtool\[exports\]'\."):
             export_run(runs[PAIRS], tmp_path / "out", format="lance")
         with pytest.raises(MissingError, match="pylance"):
             Export(ExportSettings(format="lance"), Env("offline", {})).reads({})

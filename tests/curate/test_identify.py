@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from idtool.curate import scratch
 from idtool.curate.identify import WRITES, Identify, IdentifySettings, same_person
 from idtool.engine.operator import Context
 from idtool.engine.step import Binding, Env, TableContext
@@ -243,3 +244,17 @@ def test_real_people_without_labels(fixtures: Path, tmp_path: Path) -> None:
         found, statistics = identify(tmp_path / str(threshold), rows, env, by="cluster", threshold=threshold)
         assert groups(found) == {frozenset(k for k, p in person_of.items() if p == name) for name in person_of.values()}
         assert statistics["identities"] == 26 and statistics["purity_estimate"]["share"] > 0.98
+
+
+@pytest.mark.parametrize("by", ["auto", "cluster"])
+def test_embeddings_in_files_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    rows = people([6, 5, 1, 4])
+    for k, row in enumerate(rows[:8]):
+        row["identity_label"] = "ann" if row["person"] == 0 and k != 3 else None
+        row["embedding"] = None if k == 5 else row["embedding"]
+    plain = identify(tmp_path / "a", table(rows, 1), by=by)
+    monkeypatch.setattr(scratch, "SMALL_BYTES", -1)
+    monkeypatch.setattr(scratch, "BLOCK_ROWS", 3)
+    on_disk = identify(tmp_path / "b", table(rows, 1), by=by)
+    assert on_disk == plain
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["in"]

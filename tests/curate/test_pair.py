@@ -257,3 +257,20 @@ def test_brute_force_on_a_whole_table(tmp_path: Path) -> None:
         if a["identity"] == b["identity"] and 0.5 <= float(a["embedding"] @ b["embedding"]) <= 0.62
     }
     assert {row["id"] for row in kept(out)} == expected and expected
+
+
+@pytest.mark.parametrize("column", ["expressions", "face_thumb", "embedding2"])
+def test_who_else_is_read_with_a_person_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    """A person of whom a column is empty is judged alike, whether or not those who have it are at hand."""
+    rows = [row for number in range(3) for row in full(number, 5, 0)]
+    for row in rows[5:]:
+        row[column] = None
+    photos = {"similarity": {"min": 0.3}, "similarity2": {"min": 0.1}}
+    whole, _ = paired(tmp_path / "a", table(rows), branches={"photos": photos}, keep_rejects=1000)
+    monkeypatch.setattr(grouped.by_identity, "__kwdefaults__", {"bucket_rows": 1})
+    single, _ = paired(tmp_path / "b", table(rows), branches={"photos": photos}, keep_rejects=1000)
+    # As text: where there is no second embedding, `value` is NaN.
+    assert sorted(map(repr, whole)) == sorted(map(repr, single))
+    assert kept(whole)

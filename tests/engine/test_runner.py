@@ -232,7 +232,8 @@ def test_read_only_output() -> None:
 
 
 def test_many_rows_are_sorted_through_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("idtool.engine.commit.BUCKET_ROWS", 16)
+    monkeypatch.setattr("idtool.engine.commit.SWEEP_ROWS", 16)
+    monkeypatch.setattr("idtool.engine.sorting.RUN_ROWS", 16)
     _, table, _ = execute(tmp_path, [square()], LocalExecutor(2), rows=range(200))
     assert table.read(["number"])["number"].to_pylist() == list(range(200))
     assert not (tmp_path / "steps/01-square/spool").exists()

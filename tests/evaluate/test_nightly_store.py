@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from idtool.evaluate.nightly.store import FILES, Store
 from idtool.evaluate.report_table import write_report_table
 from tests.conftest import REPO
 from tests.evaluate.fake_bench import MEANS, Made, build
+from tests.object_store import served
 
 MADE = Made(identities=4, prompts=2, images=False, means={name: MEANS[name] for name in ("strong", "weak", "copy")})
 DAYS = ("2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04")
@@ -97,15 +99,24 @@ def test_a_lock_that_was_cut_off_while_it_was_written_is_taken_over(tmp_path):
         pass
 
 
+def read_lock(path: str) -> dict[str, Any]:
+    """What a lock says that is being renewed: it may be read while it is written."""
+    for _ in range(50):
+        with contextlib.suppress(ValueError):
+            return dict(json.loads(Path(path).read_text()))
+        time.sleep(0.01)
+    raise AssertionError(f"{path} stays empty")
+
+
 def test_a_lock_is_renewed_while_it_is_held_and_left_alone_when_it_was_taken(tmp_path):
     hours = 3 / 3600
     path = str(tmp_path / "lock.json")
     mine = Lock(fsspec.filesystem("file"), path, "here", hours)
     mine.take()
     try:
-        first = json.loads(Path(path).read_text())
+        first = read_lock(path)
         time.sleep(1.5)
-        second = json.loads(Path(path).read_text())
+        second = read_lock(path)
         assert second["time"] - first["time"] > 0.4
         with pytest.raises(UsageError):
             Lock(fsspec.filesystem("file"), path, "here", hours).take()
@@ -136,27 +147,10 @@ def made(benchmark: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3() -> Iterator[str]:
     """A bucket on a server on this machine."""
-    moto = pytest.importorskip("moto.server", reason="needs moto[server] and s3fs")
-    pytest.importorskip("s3fs", reason="needs s3fs")
-    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("bucket")
-    yield "s3://bucket/results"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    with served("bucket"):
+        yield "s3://bucket/results"
 
 
 @pytest.mark.parametrize("where", ["folder", "memory", "s3"])
@@ -189,7 +183,7 @@ def test_a_store_keeps_nights(made, where, tmp_path, request):
 
 
 def test_a_store_that_is_not_there_is_told_with_its_url(monkeypatch):
-    pytest.importorskip("s3fs", reason="needs s3fs")
+    pytest.importorskip("s3fs", reason="needs the extra `s3`")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     import s3fs

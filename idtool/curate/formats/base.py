@@ -19,7 +19,9 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from idtool.curate.formats.store_path import Folder
 from idtool.curate.layout import PAIRS, Layout
+from idtool.curate.spool import Spool
 from idtool.errors import MissingError
 from idtool.registry import Registry
 
@@ -63,7 +65,9 @@ class Format(ABC):
     package: ClassVar[str | None] = None
     """Module that must be importable, beyond what the tool depends on."""
     wheel: ClassVar[str] = ""
-    """What to install for it."""
+    """The package of the index that has it."""
+    extra: ClassVar[str | None] = None
+    """The extra of this tool that brings it, if one does."""
     made: ClassVar[bool] = True
     """Whether pictures that steps made of an image (masks, crops) are written, too."""
     texts: ClassVar[bool] = False
@@ -72,16 +76,16 @@ class Format(ABC):
 
     def __init__(self, folder: Path, schema: pa.Schema, layout: Layout, file_bytes: int) -> None:
         self.folder, self.schema, self.layout, self.file_bytes = folder, schema, layout, file_bytes
+        self.spool = Spool()
+        """Is told of files that are finished, as soon as they are: they may be sent away before the others are."""
 
     @classmethod
     def check(cls, layout: Layout) -> None:
         """Before anything is written: MissingError for a package that is not here, UsageError for a layout that the
         format cannot hold."""
         if cls.package is not None and find_spec(cls.package) is None:
-            raise MissingError(
-                f"Format {cls.name!r} needs the package {cls.wheel}.",
-                f"Install it: pip install {cls.wheel}, or pip install 'idtool[exports]'.",
-            )
+            install = f"'idtool[{cls.extra}]'" if cls.extra else cls.wheel
+            raise MissingError(f"Format {cls.name!r} needs the package {cls.wheel}.", f"pip install {install}.")
 
     @abstractmethod
     def add(self, split: str, item: Item) -> int:
@@ -93,9 +97,10 @@ class Format(ABC):
 
     @classmethod
     @abstractmethod
-    def read(cls, folder: Path, layout: Layout, *, whole: bool) -> Iterator[Found]:
+    def read(cls, folder: Folder, layout: Layout, *, whole: bool) -> Iterator[Found]:
         """The rows of a written data set: `whole` ones with all columns and the bytes of their pictures, and every
-        picture that no row names; else at least the columns `narrow`."""
+        picture that no row names; else at least the columns `narrow`. The folder may be on an object store: of a path
+        only what `StorePath` has is used."""
 
     @classmethod
     @abstractmethod

@@ -11,7 +11,7 @@ from idtool.errors import RunFailed
 
 
 def checked(
-    found: Iterable[Found], folder: Path, layout: Layout, place: Mapping[str, tuple[str, int]], *, whole: bool
+    found: Iterable[Found], folder: Path | str, layout: Layout, place: Mapping[str, tuple[str, int]], *, whole: bool
 ) -> Iterator[Found]:
     """Passes on what is found. `place`: row id -> split and number of its file. `whole`: rows have their pictures.
     Raises RunFailed on the first thing that is not as it was written, at the end for rows that are missing."""

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from idtool.curate import dataset
 from idtool.curate.formats.base import Format, Found, Item, Picture
-from idtool.curate.formats.parquet import rows_of
+from idtool.curate.formats.parquet import opened, rows_of
+from idtool.curate.formats.store_path import Folder, files_below, inside, listed
 from idtool.curate.layout import Layout
 from idtool.errors import RunFailed
 
@@ -45,7 +46,7 @@ class FileFormat(Format):
         """Where the file of a picture is, relative to the folder. One place has one picture."""
 
     def written(self, split: str, item: Item, column: str, path: Path) -> None:
-        """What else there is to write when a picture's file has been written."""
+        """What else there is to write when a picture's file, `path`, has been written."""
 
     def add(self, split: str, item: Item) -> int:
         paths: dict[str, str | None] = {}
@@ -59,6 +60,7 @@ class FileFormat(Format):
                 path.write_bytes(picture["bytes"])
                 self._written.add(place)
                 self.written(split, item, column, path)
+                self.spool.closed(path)
         self._write_row(split, item.table, paths)
         return 0
 
@@ -100,9 +102,9 @@ class FileFormat(Format):
         return _rows(self.folder / ROWS / f"{split}.parquet")
 
     @classmethod
-    def read(cls, folder: Path, layout: Layout, *, whole: bool) -> Iterator[Found]:
+    def read(cls, folder: Folder, layout: Layout, *, whole: bool) -> Iterator[Found]:
         named: set[str] = set()
-        for path in sorted((folder / ROWS).glob("*.parquet")):
+        for path in listed(folder / ROWS, "*.parquet"):
             for row in _rows(path):
                 files = {name.removesuffix(FILE): row.pop(name) for name in list(row) if name.endswith(FILE)}
                 held = {column: place for column, place in files.items() if place is not None}
@@ -111,15 +113,15 @@ class FileFormat(Format):
                         raise RunFailed(f"{path.name} names a picture that is not there: {place}.", "Export again.")
                 named.update(held.values())
                 bytes_of = {name: (folder / place).read_bytes() for name, place in held.items()} if whole else {}
-                where = held.get(next(iter(layout.images)), path.relative_to(folder).as_posix())
+                where = held.get(next(iter(layout.images)), inside(path, folder))
                 yield Found(where, path.stem, row, bytes_of)
         if whole:
-            for path in sorted(folder.rglob("*")):
-                place = path.relative_to(folder).as_posix()
-                if path.is_file() and path.suffix not in NOT_PICTURES and place not in named:
+            for path in files_below(folder):
+                place = inside(path, folder)
+                if path.suffix not in NOT_PICTURES and place not in named:
                     yield Found(place, place.partition("/")[0], None, {"": path.read_bytes()})
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(path) as file:
+def _rows(path: Folder) -> Iterator[dict[str, Any]]:
+    with opened(path) as file:
         yield from rows_of(file)

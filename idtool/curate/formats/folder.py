@@ -138,7 +138,9 @@ class KohyaFormat(FileFormat):
 
     def written(self, split: str, item: Item, column: str, path: Path) -> None:
         text = text_of(item.row, self.layout.images[column])
-        path.with_suffix(".txt").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        beside = path.with_suffix(".txt")
+        beside.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        self.spool.closed(beside)
 
     @classmethod
     def usage(cls, layout: Layout, splits: Sequence[str]) -> str:

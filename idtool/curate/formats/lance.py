@@ -7,7 +7,6 @@ group; the disk holds both for a moment. Lance names its files at random: two ex
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
@@ -15,8 +14,11 @@ import pyarrow.parquet as pq
 
 from idtool.curate import dataset
 from idtool.curate.formats.base import Found, Item, narrow
-from idtool.curate.formats.parquet import ParquetFormat, batches_of, found
+from idtool.curate.formats.parquet import ParquetFormat, found
+from idtool.curate.formats.store_path import Folder, fetched, inside, listed
 from idtool.curate.layout import PAIRS, Layout
+from idtool.curate.spool import Spool
+from idtool.engine.table import batches_of
 
 
 class LanceFormat(ParquetFormat):
@@ -24,11 +26,15 @@ class LanceFormat(ParquetFormat):
     summary: ClassVar[str] = "Lance data sets with the pictures inside"
     package: ClassVar[str | None] = "lance"
     wheel: ClassVar[str] = "pylance"
+    extra: ClassVar[str | None] = "exports"
     same_bytes: ClassVar[bool] = False
 
     def add(self, split: str, item: Item) -> int:
         super().add(split, item)
         return 0
+
+    def _spool(self) -> Spool:
+        return Spool()  # the Parquet files are read again
 
     def close(self) -> dict[str, list[str]]:
         import lance
@@ -38,24 +44,27 @@ class LanceFormat(ParquetFormat):
             paths = [self.folder / name for name in files]
             schema = pq.read_schema(paths[0])
             reader = pa.RecordBatchReader.from_batches(schema, _batches(paths))
-            lance.write_dataset(
-                reader, str(self.folder / "data" / f"{split}.lance"), max_bytes_per_file=self.file_bytes
-            )
+            target = self.folder / "data" / f"{split}.lance"
+            lance.write_dataset(reader, str(target), max_bytes_per_file=self.file_bytes)
             for path in paths:
                 path.unlink()
+            for path in target.rglob("*"):
+                if path.is_file():
+                    self.spool.closed(path)
             written[split] = [f"data/{split}.lance"]
         return written
 
     @classmethod
-    def read(cls, folder: Path, layout: Layout, *, whole: bool) -> Iterator[Found]:
+    def read(cls, folder: Folder, layout: Layout, *, whole: bool) -> Iterator[Found]:
         import lance
 
-        for path in sorted((folder / "data").glob("*.lance")):
-            data = lance.dataset(str(path))
-            columns = None if whole else narrow(layout)
-            for batch in data.to_batches(columns=columns, batch_size=dataset.GROUP_ROWS, batch_readahead=1):
-                for row in batch.to_pylist():
-                    yield found(path.relative_to(folder).as_posix(), path.stem, row)
+        for path in listed(folder / "data", "*.lance"):
+            where, columns = inside(path, folder), None if whole else narrow(layout)
+            with fetched(path) as here:
+                data = lance.dataset(str(here))
+                for batch in data.to_batches(columns=columns, batch_size=dataset.GROUP_ROWS, batch_readahead=1):
+                    for row in batch.to_pylist():
+                        yield found(where, path.stem, row)
 
     @classmethod
     def usage(cls, layout: Layout, splits: Sequence[str]) -> str:
@@ -67,11 +76,15 @@ class LanceFormat(ParquetFormat):
         )
 
     @classmethod
+    def opening(cls, layout: Layout, splits: Sequence[str]) -> str:
+        return super(ParquetFormat, cls).opening(layout, splits)
+
+    @classmethod
     def data_files(cls, split: str) -> str | None:
         return None
 
 
-def _batches(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+def _batches(paths: Sequence[Folder]) -> Iterator[pa.RecordBatch]:
     for path in paths:
         with pq.ParquetFile(path) as file:
-            yield from batches_of(file)
+            yield from batches_of(file, dataset.GROUP_ROWS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,10 @@ import pyarrow.parquet as pq
 
 from idtool.curate import dataset
 from idtool.curate.formats.base import Format, Found, Item, narrow
+from idtool.curate.formats.store_path import Folder, StorePath, inside, listed
 from idtool.curate.layout import PAIRS, Layout
+from idtool.curate.spool import Spool
+from idtool.engine.table import batches_of
 
 
 class ParquetFormat(Format):
@@ -25,20 +29,25 @@ class ParquetFormat(Format):
 
     def add(self, split: str, item: Item) -> int:
         if split not in self._writers:
-            self._writers[split] = dataset.SplitWriter(self.folder / "data", split, self.schema, self.file_bytes)
+            files = self.folder / "data", split, self.schema, self.file_bytes, self._spool()
+            self._writers[split] = dataset.SplitWriter(*files)
         return self._writers[split].add(item.table, item.images)
+
+    def _spool(self) -> Spool:
+        """Who is told of finished Parquet files."""
+        return self.spool
 
     def close(self) -> dict[str, list[str]]:
         return {split: [f"data/{name}" for name in writer.close()] for split, writer in self._writers.items()}
 
     @classmethod
-    def read(cls, folder: Path, layout: Layout, *, whole: bool) -> Iterator[Found]:
-        for path in sorted((folder / "data").glob("*.parquet")):
+    def read(cls, folder: Folder, layout: Layout, *, whole: bool) -> Iterator[Found]:
+        for path in listed(folder / "data", "*.parquet"):
             split = path.name.rsplit("-", 3)[0]
-            with pq.ParquetFile(path) as file:
+            with opened(path) as file:
                 columns = None if whole else narrow(layout)
                 for row in rows_of(file, columns):
-                    yield found(path.relative_to(folder).as_posix(), split, row)
+                    yield found(inside(path, folder), split, row)
 
     @classmethod
     def usage(cls, layout: Layout, splits: Sequence[str]) -> str:
@@ -58,20 +67,26 @@ class ParquetFormat(Format):
         return f"data/{split}-*.parquet"
 
 
-def batches_of(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of an open file, some 100 at a time."""
-    for group in range(file.num_row_groups):
-        # One group at a time: over all groups, the iterator keeps the bytes of those that it has left behind.
-        yield from file.iter_batches(batch_size=dataset.GROUP_ROWS, row_groups=[group], columns=columns)
+@contextmanager
+def opened(path: Folder) -> Iterator[pq.ParquetFile]:
+    if isinstance(path, StorePath):
+        with path.open("rb") as source, pq.ParquetFile(source) as file:
+            yield file
+    else:
+        with pq.ParquetFile(path) as file:
+            yield file
 
 
 def rows_of(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The same as plain values."""
-    for batch in batches_of(file, columns):
+    """The rows of an open file as plain values, some 100 read at a time."""
+    for batch in batches_of(file, dataset.GROUP_ROWS, columns):
         yield from batch.to_pylist()
 
 
 def found(where: str, split: str, row: dict[str, Any]) -> Found:
     """A row with its pictures taken out of it."""
-    held = {name: value["bytes"] for name, value in row.items() if isinstance(value, dict) and "bytes" in value}
-    return Found(where, split, {name: value for name, value in row.items() if name not in held}, held)
+    pictures = {name: value["bytes"] for name, value in row.items() if isinstance(value, dict) and "bytes" in value}
+    # No picture is null in Parquet; Lance gives an object of nulls for it.
+    held = {name: data for name, data in pictures.items() if data is not None}
+    rest = {name: None if name in pictures else value for name, value in row.items() if name not in held}
+    return Found(where, split, rest, held)

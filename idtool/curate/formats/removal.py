@@ -135,7 +135,7 @@ def prove(found: Iterable[Found], removed: Removed, faces: Faces, layout: Layout
     return proof
 
 
-def still_there(proof: Proof, target: Path, failure: Path) -> QualityError:
+def still_there(proof: Proof, target: str, failure: Path) -> QualityError:
     """What to raise of a proof that does not hold; the whole of it is in the file `failure`."""
     counts = {
         what: len({one["row"] for one in proof.found if one["what"] == what}) for what in ("label", "media", "face")

@@ -15,7 +15,9 @@ from typing import Any, BinaryIO, ClassVar
 import pyarrow as pa
 
 from idtool.curate.formats.base import Format, Found, Item, as_json, file_name, key_of, target_side, text_of
+from idtool.curate.formats.store_path import Folder, inside, listed
 from idtool.curate.layout import PAIRS, Layout
+from idtool.curate.spool import Spool
 from idtool.errors import RunFailed
 
 BLOCK = tarfile.BLOCKSIZE
@@ -36,7 +38,7 @@ class WebDatasetFormat(Format):
 
     def add(self, split: str, item: Item) -> int:
         if split not in self._shards:
-            self._shards[split] = Shards(self.folder / "data", split, self.file_bytes)
+            self._shards[split] = Shards(self.folder / "data", split, self.file_bytes, self.spool)
         return self._shards[split].add(key_of(item.id), self._members(item))
 
     def _members(self, item: Item) -> dict[str, bytes]:
@@ -55,10 +57,10 @@ class WebDatasetFormat(Format):
         return {split: [f"data/{name}" for name in shards.close()] for split, shards in self._shards.items()}
 
     @classmethod
-    def read(cls, folder: Path, layout: Layout, *, whole: bool) -> Iterator[Found]:
-        for path in sorted((folder / "data").glob("*.tar")):
-            where, split = path.relative_to(folder).as_posix(), path.name.rpartition("-")[0]
-            with tarfile.open(path, "r:") as tar:
+    def read(cls, folder: Folder, layout: Layout, *, whole: bool) -> Iterator[Found]:
+        for path in listed(folder / "data", "*.tar"):
+            where, split = inside(path, folder), path.name.rpartition("-")[0]
+            with path.open("rb") as source, tarfile.open(fileobj=source, mode="r:") as tar:
                 key, sample = "", dict[str, bytes]()
                 for member in tar:
                     this, _, ending = member.name.partition(".")
@@ -92,8 +94,8 @@ class WebDatasetFormat(Format):
 class Shards:
     """The tar files of one split: `train-000000.tar`, each at most `file_bytes` long unless one sample is longer."""
 
-    def __init__(self, folder: Path, split: str, file_bytes: int) -> None:
-        self.folder, self.split, self.file_bytes = folder, split, file_bytes
+    def __init__(self, folder: Path, split: str, file_bytes: int, spool: Spool | None = None) -> None:
+        self.folder, self.split, self.file_bytes, self.spool = folder, split, file_bytes, spool or Spool()
         self.names: list[str] = []
         self._file: BinaryIO | None = None
 
@@ -123,6 +125,7 @@ class Shards:
             self._file.write(END)
             self._file.close()
             self._file = None
+            self.spool.closed(self.folder / self.names[-1])
 
     def close(self) -> list[str]:
         self._finish()

@@ -66,7 +66,13 @@ class Lock:
         return bool((self._read() or {}).get("token") == self.mine["token"])
 
     def _write(self) -> None:
-        self.fs.pipe_file(self.path, json.dumps({**self.mine, "time": time.time()}).encode())
+        data = json.dumps({**self.mine, "time": time.time()}).encode()
+        if "file" not in self.fs.protocol:
+            self.fs.pipe_file(self.path, data)  # object stores show a file when it is whole
+            return
+        temporary = f"{self.path}.{self.mine['token']}"
+        self.fs.pipe_file(temporary, data)
+        Path(temporary).replace(self.path)
 
     def _read(self) -> dict[str, Any] | None:
         """What the lock says; None where there is none, or one that was cut off while it was written."""

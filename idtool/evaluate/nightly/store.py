@@ -44,7 +44,12 @@ class Store:
         self.shown = without_login(url)
         try:
             self.fs, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError, OSError) as error:
+        except ImportError as error:
+            extra = "pip install 'idtool[s3]'." if url.startswith(("s3://", "s3a://")) else ""
+            raise MissingError(
+                f"Cannot open the store {self.shown}: {error}.", extra or "Install the package that it names."
+            ) from error
+        except (ValueError, OSError) as error:
             raise UsageError(
                 f"Cannot open the store {self.shown}: {error}.", "Check the URL and its package."
             ) from error
