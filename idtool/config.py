@@ -49,6 +49,8 @@ class ResolvedRecipe:
     steps: tuple[ResolvedStep, ...]
     source: str
     """Which file it comes from, for people."""
+    changes: tuple[str, ...] = ()
+    """What the recipe changes for the profile that it was resolved for."""
 
     def content(self) -> dict[str, Any]:
         """The recipe as it is carried out, every default written out but those that are null; JSON-able."""
@@ -109,15 +111,17 @@ class ConfigFile:
             for name, recipe in self.config.recipes.items()
         ]
 
-    def resolve(self, name: str, sets: Collection[str] = ()) -> ResolvedRecipe:
-        """The recipe with `--set` overrides applied. UsageError for an override that fits nothing."""
+    def resolve(self, name: str, sets: Collection[str] = (), profile: str | None = None) -> ResolvedRecipe:
+        """The recipe with its changes for a profile (`when`) and then `--set` overrides applied. UsageError for an
+        override that fits nothing."""
         recipe = self.recipe(name)
-        steps, overrides = apply_overrides(recipe.steps, sets, self.steps)
+        changes = tuple(recipe.when.get(profile or "", ()))
+        steps, overrides = apply_overrides(recipe.steps, [*changes, *sets], self.steps)
         checked, problems = _check_steps(steps, ("recipes", name, "steps"), self._source, self.steps, overrides)
         _raise(problems)
         named = zip(step_names([step["step"] for step in steps]), checked, strict=True)
         resolved = tuple(ResolvedStep(label, kind, settings) for label, (kind, settings) in named)
-        return ResolvedRecipe(name, recipe.summary, recipe.paper, recipe.max_error_rate, resolved, self.origin)
+        return ResolvedRecipe(name, recipe.summary, recipe.paper, recipe.max_error_rate, resolved, self.origin, changes)
 
 
 def packaged_text() -> str:
@@ -181,6 +185,7 @@ def _check(source: Source, steps: Steps, models: Collection[str] | None) -> tupl
             problems += _check_steps(entries, ("recipes", name, "steps"), source, steps)[1]
     if config is not None:
         problems += _check_names(config, source, models)
+        problems += _check_changes(config, source, steps)
     return config, sorted(problems, key=line_of)
 
 
@@ -202,6 +207,24 @@ def _check_names(config: Config, source: Source, models: Collection[str] | None)
                 path = (*path, "model")
                 text = f"unknown model {binding.model!r}. {did_you_mean(binding.model, models, 'Offline weights')}"
                 problems.append(Problem(source.where(path), f"{dotted(path)}: {text}"))
+    return problems
+
+
+def _check_changes(config: Config, source: Source, kinds: Steps) -> list[Problem]:
+    """The changes that recipes make for profiles: both must be there, and every change must fit."""
+    problems = []
+    for name, recipe in config.recipes.items():
+        for profile, changes in recipe.when.items():
+            here: KeyPath = ("recipes", name, "when", profile)
+            if profile not in config.profiles:
+                text = f"unknown profile {profile!r}. {did_you_mean(profile, config.profiles)}"
+                problems.append(Problem(source.where(here), f"{dotted(here)}: {text}"))
+            try:
+                steps, overrides = apply_overrides(recipe.steps, changes, kinds)
+                problems += _check_steps(steps, ("recipes", name, "steps"), source, kinds, overrides)[1]
+            except (IdtoolError, KeyError) as error:  # KeyError: a step without its kind, which is told elsewhere
+                if isinstance(error, IdtoolError):
+                    problems.append(Problem(source.where(here), f"{dotted(here)}: {error}"))
     return problems
 
 

@@ -81,6 +81,8 @@ class Recipe(_Model):
     """Where the recipe comes from."""
     max_error_rate: float = Field(0.01, ge=0, le=1)
     """Share of a step's rows that may end in errors (ours or the machine's, not rejects) before the run stops."""
+    when: dict[str, list[str]] = {}
+    """Profile -> changes to the steps under it, written as for --set; --set itself comes after them."""
     steps: list[dict[str, Any]] = Field(min_length=1)
     """Each with its kind under `step`, and that kind's settings."""
 

@@ -284,6 +284,40 @@ def test_lookup_order(steps: Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(load_config(other, steps).config.recipes) == ["toy"]
 
 
+WHEN = GOOD.replace(
+    "    steps:\n      - step: frames", "    when: {small: [frames.fps=3]}\n    steps:\n      - step: frames"
+)
+
+
+def test_a_recipe_changes_for_a_profile_and_the_command_line_has_the_last_word(steps: Steps, tmp_path: Path) -> None:
+    file = load(WHEN, steps, tmp_path)
+
+    def fps(sets: tuple[str, ...] = (), profile: str | None = None) -> Any:
+        return file.resolve("toy", sets, profile).content()["steps"][0]["fps"]
+
+    assert (fps(), fps(profile="small"), fps(profile="other")) == (5, 3, 5)
+    assert fps(("frames.fps=9",), "small") == 9
+    assert file.resolve("toy", (), "small").changes == ("frames.fps=3",)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            "{smell: [frames.fps=3]}",
+            "mine.yaml:14: recipes.toy.when.smell: unknown profile 'smell'. Did you mean 'small'?",
+        ),
+        ("{small: [frams.fps=3]}", "recipes.toy.when.small: --set frams.fps=3: the recipe has no step 'frams'."),
+        ("{small: [frames.fps=-3]}", "(frames).fps: "),
+    ],
+)
+def test_changes_that_fit_nothing_are_found_when_the_file_is_read(
+    steps: Steps, tmp_path: Path, change: str, says: str
+) -> None:
+    (line,) = problems(WHEN.replace("{small: [frames.fps=3]}", change), steps, tmp_path)
+    assert says in line
+
+
 def test_unknown_recipe_and_profile_suggest(steps: Steps, tmp_path: Path) -> None:
     file = load(GOOD, steps, tmp_path)
     with pytest.raises(UsageError, match=r"has no recipe 'tyo'\. Did you mean 'toy'"):

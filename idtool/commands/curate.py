@@ -28,7 +28,8 @@ Inputs = Annotated[
         metavar="PATH...",
         callback=lines_of("IDTOOL_INPUT"),
         help="Folders, images, videos, a manifest (CSV, Parquet, JSON lines), or URLs; without any, the built-in "
-        "sample of synthetic people. (env: IDTOOL_INPUT, one per line)",
+        "sample of synthetic people. Recipes that begin with words (instruct-identity) read none. "
+        "(env: IDTOOL_INPUT, one per line)",
     ),
 ]
 # Lets `--input a b c` and `--input dir/*.jpg` mean what they say: the parser gives b and c to this argument.

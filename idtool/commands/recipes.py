@@ -28,11 +28,17 @@ def show_recipe(
             "--set", metavar="STEP.KEY=VALUE", callback=lines_of("IDTOOL_SET"), help="As for `idtool curate`."
         ),
     ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", metavar="NAME", help="With what the recipe changes for this profile.")
+    ] = None,
     config: ConfigPath = None,
     as_json: Json = False,
 ) -> None:
     """A recipe as it would be carried out, every default written out."""
     from idtool.commands import show
 
-    resolved = config_file(config).resolve(name, sets or ())
+    file = config_file(config)
+    if profile is not None:
+        file.profile(profile)
+    resolved = file.resolve(name, sets or (), profile)
     emit(resolved.content() if as_json else resolved.to_yaml(), as_json, show.text)

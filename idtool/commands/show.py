@@ -253,6 +253,8 @@ def explained(result: Mapping[str, Any]) -> None:
         judged = "" if step["value"] is None else f" ({_plain(step['value'])}, must be {step['threshold']})"
         why = "" if step["reason"] is None else f": {step['reason']}{judged}"
         out.print(Text(f"\n{step['step']}: {step['status']}{why}"))
+        if step.get("message"):
+            out.print(Text(f"  {step['message']}"))
         for name, value in step["measured"].items():
             out.print(Text(f"  {name} {_plain(value)} {step['units'].get(name, '')}".rstrip()))
         for check in step.get("checks", ()):

@@ -26,7 +26,7 @@ from idtool.engine.step import Env, Step
 from idtool.engine.table import Table
 from idtool.errors import QualityError, RunFailed
 from idtool.media.paths import local
-from idtool.media.sources import SCHEMA, list_sources
+from idtool.media.sources import SCHEMA, Listing, list_sources
 from idtool.models.catalog import catalogue
 from idtool.models.weights import cache_dir, use_mirror
 from idtool.run import Run
@@ -45,6 +45,12 @@ class Prepared:
     device: str
     planned: list[Planned]
 
+    @property
+    def reads_input(self) -> bool:
+        """Whether the rows of the inputs matter: not to a recipe whose first step makes its rows from its settings."""
+        steps = [entry.step for entry in self.planned if entry.skipped is None]
+        return not steps or steps[0].rows_from != "settings" or any(step.rows_from == "sources" for step in steps)
+
 
 def prepare(request: CurateRequest) -> Prepared:
     """Read the configuration, choose profile and device, build and check the steps."""
@@ -52,8 +58,9 @@ def prepare(request: CurateRequest) -> Prepared:
     config: ConfigFile = load_config(request.config, STEPS, catalogue())
     recipe = config.resolve(request.recipe, request.sets)
     profile, reason = choose_profile(config, recipe, request.profile)
+    recipe = config.resolve(request.recipe, request.sets, profile)
     device = launch.choose_device(request.device, config.profile(profile).device)
-    env = Env(profile, config.profile(profile).bindings(), request.seed, device)
+    env = Env(profile, config.profile(profile).bindings(), request.seed, device, config.config.methods)
     steps: list[tuple[str, Step]] = [(step.name, STEPS.get(step.kind)(step.settings, env)) for step in recipe.steps]
     return Prepared(recipe, profile, reason, device, plan_steps(steps, SOURCES_SCHEMA))
 
@@ -61,12 +68,13 @@ def prepare(request: CurateRequest) -> Prepared:
 def plan(request: CurateRequest) -> dict[str, Any]:
     """What `curate` would do: every step with what it reads and writes, whether it is done, and why not."""
     prepared = prepare(request)
-    states = state_of(prepared.planned, request.run_dir, _known_sources(request))
+    states = state_of(prepared.planned, request.run_dir, _known_sources(request, prepared))
     return {
         "recipe": prepared.recipe.recipe,
         "source": prepared.recipe.source,
         "profile": prepared.profile,
         "profile_reason": prepared.profile_reason,
+        "changes": list(prepared.recipe.changes),
         "device": prepared.device,
         "output": str(request.run_dir),
         "steps": [
@@ -86,13 +94,14 @@ def plan(request: CurateRequest) -> dict[str, Any]:
     }
 
 
-def _known_sources(request: CurateRequest) -> Upstream | None:
+def _known_sources(request: CurateRequest, prepared: Prepared) -> Upstream | None:
     """What the listing of the inputs would be, or None while the built-in sample is not made."""
-    inputs = list(request.inputs)
-    if not inputs and (folder := sample_folder(cache_dir() / "sample", seed=request.seed)).is_dir():
+    inputs = list(request.inputs) if prepared.reads_input else []
+    if prepared.reads_input and not inputs:
+        folder = sample_folder(cache_dir() / "sample", seed=request.seed)
+        if not folder.is_dir():
+            return None
         inputs = [str(folder / "manifest.csv")]
-    if not inputs:
-        return None
     sources = _Sources(inputs, request.limit)
     for _ in sources:
         pass
@@ -106,9 +115,11 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
     """
     prepared = prepare(request)
     progress.note(f"profile {prepared.profile}: {prepared.profile_reason}")
+    if prepared.recipe.changes:
+        progress.note(f"the recipe changes for this profile: {', '.join(prepared.recipe.changes)}")
     with Run.create(request.run_dir) as run, launch.clean_stop(request.run_dir), contextlib.redirect_stdout(sys.stderr):
         progress.log_to(run.path / "log.jsonl")
-        inputs = list(request.inputs) or [_sample(request.seed, progress)]
+        inputs = _inputs(request, prepared, progress)
         listing = _Sources(inputs, request.limit)
         sources = listing.write(run.step_dir(0, "sources"))
         rows = sources.rows
@@ -121,10 +132,11 @@ def curate(request: CurateRequest, progress: Reporter) -> dict[str, Any]:
             paper=prepared.recipe.paper,
             profile=prepared.profile,
             profile_reason=prepared.profile_reason,
+            changes=list(prepared.recipe.changes),
             seed=request.seed,
             device=prepared.device,
             inputs=[launch.recorded(value) for value in inputs],
-            sample=not request.inputs,
+            sample=bool(inputs) and not request.inputs,
             sources=rows,
             left_out=dict(+listing.listing.skipped),
             engine=executor.name,
@@ -167,10 +179,17 @@ def summary(path: Path, report: Path | None = None) -> dict[str, Any]:
     }
 
 
-def _sample(seed: int, progress: Reporter) -> str:
-    """The manifest of the built-in sample, made on first use."""
+def _inputs(request: CurateRequest, prepared: Prepared, progress: Reporter) -> list[str]:
+    """What the run reads: the inputs that were given, else the manifest of the built-in sample, made on first use;
+    nothing where the recipe reads no input."""
+    if not prepared.reads_input:
+        if request.inputs:
+            progress.note("--input is not read: the first step of this recipe makes its rows from its settings")
+        return []
+    if request.inputs:
+        return list(request.inputs)
     progress.note("no --input: using the built-in sample of synthetic people")
-    return str(make_sample(cache_dir() / "sample", seed=seed, announce=progress.note) / "manifest.csv")
+    return [str(make_sample(cache_dir() / "sample", seed=request.seed, announce=progress.note) / "manifest.csv")]
 
 
 class _Sources:
@@ -178,7 +197,7 @@ class _Sources:
     change, so that a file that changed in place is a new row and is read again."""
 
     def __init__(self, inputs: Sequence[str], limit: int | None) -> None:
-        self.listing = list_sources(inputs, limit=limit)
+        self.listing = list_sources(inputs, limit=limit) if inputs else Listing([], limit)
         self._digest = IdDigest()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

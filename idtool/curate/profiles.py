@@ -27,7 +27,7 @@ def choose_profile(file: ConfigFile, recipe: ResolvedRecipe, name: str) -> tuple
             passed_over.append(f"{candidate} needs CUDA, and none is here")
             continue
         here = f"CUDA is here ({cuda})" if cuda else ""
-        why_not = _first_obstacle(_asked_for(recipe, Env(candidate, profile.bindings())))
+        why_not = _first_obstacle(_asked_for(recipe, Env(candidate, profile.bindings(), methods=file.config.methods)))
         if why_not is None:
             return candidate, here or "its models can be loaded here"
         passed_over.append(f"{f'{here}, but ' if here else ''}{candidate} was passed over: {why_not}")

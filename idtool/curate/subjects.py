@@ -95,6 +95,10 @@ class Subjects(TableStep):
         super().__init__(settings, env)
         self._listed = [] if settings.by == "input" else self._known()
 
+    @property
+    def rows_from(self) -> Literal["table", "sources", "settings"]:
+        return "sources" if self.settings.by == "input" else "settings"
+
     def writes(self, available: Mapping[str, pa.Field]) -> pa.Schema:
         return pa.schema([*(field.with_nullable(True) for field in SOURCES), *SUBJECT])
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from idtool.config import ConfigFile
+from idtool.config import FILE, ConfigFile
 from idtool.config_errors import findings
+from idtool.config_models import MethodConfig
 from idtool.engine.step import Binding
 from idtool.errors import MissingError, UsageError
 from idtool.generate.method import Method, Spec
@@ -42,9 +43,15 @@ class MethodRow:
 
 def resolve(file: ConfigFile, name: str, sets: Mapping[str, Any] | None = None) -> tuple[type[Method], Spec]:
     """A method's class and spec, with `sets` over its settings. UsageError for an unknown name, kind or setting."""
-    methods = file.config.methods
+    return resolve_in(file.config.methods, name, sets, file.origin)
+
+
+def resolve_in(
+    methods: Mapping[str, MethodConfig], name: str, sets: Mapping[str, Any] | None = None, origin: str = FILE
+) -> tuple[type[Method], Spec]:
+    """`resolve`, from the methods alone. `origin`: where they are written, for messages."""
     if name not in methods:
-        raise UsageError(f"{file.origin} has no method {name!r}.", did_you_mean(name, methods))
+        raise UsageError(f"{origin} has no method {name!r}.", did_you_mean(name, methods))
     entry = methods[name]
     cls = METHODS.get(entry.kind)
     known = {**cls.slots, **cls.optional}

@@ -29,6 +29,7 @@ WRAPPERS: Registry[Any] = Registry(
         "sscd": "idtool.models.copies:Sscd",
         "nudenet-320n": "idtool.models.nsfw:NudeNet",
         "mobilestylegan": "idtool.models.portraits:MobileStyleGan",
+        "latent-walk": "idtool.models.latent_walk:LatentWalk",
         "bisenet-celebamask": "idtool.models.parser:BiSeNet",
         "lpips-alex": "idtool.models.perceptual:LpipsAlex",
         # Weights of other sources, by the format that they are in.
@@ -97,6 +98,8 @@ FORMATS: dict[tuple[str, str], str] = {
     ("t2i", "hf"): "text-to-image",
 }
 """Role and kind of address -> the format that is meant where option `format` names none."""
+OTHERWISE: dict[tuple[str, str], str] = {("i2v", "mobilestylegan"): "latent-walk"}
+"""Role and name in the catalogue -> wrapper, where a network fills a second role in another way."""
 
 _loaded: dict[tuple[str, ...], Any] = {}
 _locks: dict[tuple[str, ...], threading.Lock] = {}
@@ -104,10 +107,10 @@ _guard = threading.Lock()
 
 
 def format_of(binding: Binding) -> str | None:
-    """The key of `WRAPPERS` for a binding: its name in the catalogue, its option `format`, or the usual format of its
-    role and kind of address; None when there is none."""
+    """The key of `WRAPPERS` for a binding: its name in the catalogue (or what that is in the role), its option
+    `format`, or the usual format of its role and kind of address; None when there is none."""
     if addresses.is_offline_name(binding.model):
-        return binding.model
+        return OTHERWISE.get((binding.role, binding.model), binding.model)
     if named := binding.options.get("format"):
         return str(named)
     kind = binding.model.partition(":")[0]
@@ -175,7 +178,7 @@ def load(binding: Binding, *, device: str = "cpu", threads: int = 1) -> Any:
         )
     name = str(format_of(binding))
     offline = addresses.is_offline_name(binding.model)
-    known_for = entry(name).roles if offline else None
+    known_for = entry(binding.model).roles if offline else None
     wrapper = WRAPPERS.get(name)
     roles = wrapper.roles if known_for is None else known_for
     if binding.role not in roles:

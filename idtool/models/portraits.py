@@ -9,23 +9,53 @@ rows are equal, and lets one change pose in the coarse layers, or light and colo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from idtool.engine.local import available_cpus
 from idtool.models import runtime, weights
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
+NAME = "mobilestylegan"
+YAW, HAIR, PITCH, SMILE = 1, 2, 4, 6
+"""Directions of the coarse layers, by their number."""
+MOST_STREAMS = 16
+"""Images that all callers together have at work at once, at most; more when one call alone may have more."""
+_LATENT = re.compile(rf"{NAME} seed (\d{{1,19}}(?: \d{{1,19}}){{0,15}}) psi (\d(?:\.\d{{1,6}})?)")
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What a portrait of one style for all layers is drawn from; `str` and `read` are the two ways of its text."""
+
+    seed: tuple[int, ...]
+    """Of the noise (`numpy.random.default_rng`)."""
+    psi: float
+    """Of the truncation."""
+
+    def __str__(self) -> str:
+        return f"{NAME} seed {' '.join(map(str, self.seed))} psi {self.psi:g}"
+
+    @classmethod
+    def read(cls, text: str) -> Latent:
+        """ValueError for other text than `mobilestylegan seed 0 7 psi 0.6`."""
+        found = _LATENT.fullmatch(text.strip())
+        if found is None:
+            raise ValueError(f"expected `{cls((0, 7), 0.6)}`, got {text[:80]!r}")
+        return cls(tuple(map(int, found[1].split())), float(found[2]))
+
 
 class MobileStyleGan:
     """Styles to portraits. Deterministic: the pixels depend on the style alone, not on threads or neighbours."""
 
-    name = "mobilestylegan"
+    name = NAME
     SIZE: ClassVar[int] = 1024
     DIM: ClassVar[int] = 512
     LAYERS: ClassVar[int] = 23
@@ -42,8 +72,10 @@ class MobileStyleGan:
         runtime.cpu_only(device, "The portrait network")
         folder = weights.path(self.name)
         core = ov.Core()
-        # Full precision even where the CPU offers bfloat16, and one thread per image: images run side by side.
-        each = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
+        # Full precision even where the CPU offers bfloat16, and one thread per image: images run side by side, those of
+        # one call (`threads`) and those of several callers.
+        streams = max(threads, min(available_cpus(), MOST_STREAMS))
+        each = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
         self._mapping = core.compile_model(core.read_model(folder / "MappingNetwork.xml"), "CPU", each)
         model, self._affine = _style_per_layer(core.read_model(folder / "SynthesisNetwork.xml"))
         if len(self._affine) != self.LAYERS:
@@ -69,6 +101,16 @@ class MobileStyleGan:
         """Styles drawn towards the mean: 1 leaves them, 0 gives the average face; .6 rarely shows artefacts."""
         return np.asarray(self.mean + psi * (np.asarray(style, np.float32) - self.mean), np.float32)
 
+    def drawn(self, latent: Latent) -> Floats:
+        """(512,) the truncated style that a latent stands for."""
+        z = np.random.default_rng(list(latent.seed)).standard_normal((1, self.DIM))
+        return np.asarray(self.truncate(self.style(z), latent.psi)[0])
+
+    @cached_property
+    def coarse_directions(self) -> Floats:
+        """(8, 512) the directions that `moved` goes by."""
+        return self.directions(self.COARSE, 8)
+
     def directions(self, layers: slice, count: int) -> Floats:
         """(count, 512) unit directions of the style that change the given layers most, strongest first.
 
@@ -85,6 +127,13 @@ class MobileStyleGan:
     def layered(self, style: npt.ArrayLike) -> Floats:
         """One style (512,) for all layers: (23, 512)."""
         return np.repeat(np.asarray(style, np.float32).reshape(1, self.DIM), self.LAYERS, axis=0)
+
+    def moved(self, style: npt.ArrayLike, moves: Mapping[int, float]) -> Floats:
+        """(23, 512): one style (512,) with its coarse layers moved by amounts along directions (`YAW`, …)."""
+        layered = self.layered(style)
+        for direction, amount in moves.items():
+            layered[self.COARSE] += np.float32(amount) * self.coarse_directions[direction]
+        return layered
 
     def render(self, styles: npt.ArrayLike | Sequence[Floats]) -> list[Image]:
         """Layered styles (N, 23, 512) to RGB uint8 portraits (1024, 1024, 3)."""

@@ -17,7 +17,8 @@ from idtool.errors import UsageError
 from idtool.models.portraits import MobileStyleGan
 from idtool.sample.synthetic import Announce, Maker, settings
 
-COLUMNS = ("path", "identity", "source", "licence", "consent")
+COLUMNS = ("path", "identity", "source", "licence", "consent", "latent")
+"""`latent`: of the first portrait of each person, what it was drawn from; step `animate` can move that one."""
 SOURCE = "idtool synthetic sample"
 LICENCE = "made with MobileStyleGAN weights, Apache-2.0 (learned from FFHQ photos, whose terms are non-commercial)"
 CONSENT = "not applicable: synthetic person"
@@ -50,7 +51,7 @@ def make_sample(out: Path, *, people: int = 5, seed: int = 0, announce: Announce
         with (scratch / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
-            writer.writerows([path, identity, SOURCE, LICENCE, CONSENT] for path, identity in rows)
+            writer.writerows([path, who, SOURCE, LICENCE, CONSENT, latent] for path, who, latent in rows)
         if folder.exists() and not _complete(folder):
             shutil.rmtree(folder)
         try:
@@ -64,9 +65,11 @@ def make_sample(out: Path, *, people: int = 5, seed: int = 0, announce: Announce
 
 
 def _complete(folder: Path) -> bool:
-    """Whether a sample is there with all of its files; the manifest is written last."""
+    """Whether a sample is there with all of its files, and with a manifest of this version, which is written last."""
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
         return False
     with manifest.open(newline="", encoding="utf-8") as file:
-        return all((folder / row["path"]).is_file() for row in csv.DictReader(file))
+        reader = csv.DictReader(file)
+        told = tuple(reader.fieldnames or ()) == COLUMNS
+        return told and all((folder / row["path"]).is_file() for row in reader)

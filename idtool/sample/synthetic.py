@@ -21,7 +21,7 @@ from idtool.errors import RunFailed
 from idtool.media.images import encode
 from idtool.models.faces import Face, Scrfd
 from idtool.models.identity import ArcFaceMobile, align
-from idtool.models.portraits import MobileStyleGan
+from idtool.models.portraits import HAIR, PITCH, SMILE, YAW, Latent, MobileStyleGan
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -33,8 +33,6 @@ STREAM = 18
 """Which random people there are; chosen by looking, so that those of seed 0 are adults of several kinds."""
 FRAMES, FPS = 12, 10
 PSI = 0.6
-YAW, HAIR, PITCH, SMILE = 1, 2, 4, 6
-"""Directions of the portrait network's coarse layers."""
 WALK = (1.6, 1.3, 1.1, 0.9, 0.7)
 """Amounts of yaw that are tried for the video, from its middle to either end."""
 VARIANTS: tuple[tuple[dict[int, float], float], ...] = (
@@ -43,6 +41,8 @@ VARIANTS: tuple[tuple[dict[int, float], float], ...] = (
     ({HAIR: -1.4, PITCH: -1.6}, 0.65),
 )
 """Portraits after the first: amounts along directions, and the share of another style in the fine layers."""
+AS_THEY_ARE = ("portrait_1.png", "copy_of_portrait_1.png")
+"""Files of a person's style without any change; the second is one of the bad ones."""
 WALK_SAME, PORTRAIT_SAME = 0.81, 0.5
 """Cosines of ArcFace MobileFaceNet, at least, between the ends of a walk and between the portraits of a person."""
 DIFFERENT, CHANGED_DIFFERENT = 0.22, 0.32
@@ -81,12 +81,12 @@ class Maker:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         say(f"Making the built-in sample of synthetic people on {min(cores, 8)} cores; this is done once.")
         self.network = MobileStyleGan(threads=min(cores, 8))
-        self.directions = self.network.directions(self.network.COARSE, 8)
         self.detector, self.embedder = Scrfd(), ArcFaceMobile()
 
-    def make(self, folder: Path, count: int) -> list[tuple[str, str]]:
-        """Write everything below `folder`; (relative path, identity) of each file."""
-        rows: list[tuple[str, str]] = []
+    def make(self, folder: Path, count: int) -> list[tuple[str, str, str]]:
+        """Write everything below `folder`; (relative path, identity, latent) of each file. The latent is that of people
+        as they are, empty for all other pictures: what was moved once is at the edge of what the network draws well."""
+        rows: list[tuple[str, str, str]] = []
         everyone = self._people(count)
         known = {person.number: [person.first] for person in everyone}
         for index, person in enumerate(everyone):
@@ -102,11 +102,15 @@ class Maker:
             for position, seen in enumerate(portraits):
                 _write(home / f"portrait_{position + 1}.png", seen.image)
             self._spoil(index, home, portraits)
-            rows += [(file.relative_to(folder).as_posix(), label) for file in sorted(home.iterdir())]
+            latent = str(self._latent(person.number))
+            rows += [
+                (file.relative_to(folder).as_posix(), label, latent if file.name in AS_THEY_ARE else "")
+                for file in sorted(home.iterdir())
+            ]
         (folder / "mixed").mkdir()
         pair = np.concatenate([person.first.image for person in everyone[:2]], axis=1)
         _write(folder / "mixed" / "two_people.png", pair)
-        return [*rows, ("mixed/two_people.png", "")]
+        return [*rows, ("mixed/two_people.png", "", "")]
 
     def _people(self, count: int) -> list[_Person]:
         """People whose faces the face network tells apart, in the order of their numbers."""
@@ -129,7 +133,7 @@ class Maker:
         times = np.linspace(0.0, 1.0, FRAMES)
         for amount in WALK:
             moves = [{YAW: -amount * np.cos(np.pi * t), SMILE: -0.8 * amount * np.sin(np.pi * t)} for t in times]
-            path = [self._moved(person.style, move) for move in moves]
+            path = [self.network.moved(person.style, move) for move in moves]
             images = self.network.render([path[0], path[-1]])
             ends = [seen for seen in map(self._look, images) if seen is not None]
             if len(ends) == 2 and _cosine(*ends) >= WALK_SAME and _apart(ends, others):
@@ -142,7 +146,7 @@ class Maker:
         for position, (moves, mix) in enumerate(VARIANTS):
             other = self._style(person.number, 1 + position)
             for strength in (1.0, 0.8, 0.6, 0.4):
-                layered = self._moved(person.style, {k: strength * v for k, v in moves.items()})
+                layered = self.network.moved(person.style, {k: strength * v for k, v in moves.items()})
                 fine = layered[self.network.FINE]
                 layered[self.network.FINE] = fine + strength * mix * (other - fine)
                 seen = self._look(self.network.render([layered])[0])
@@ -161,7 +165,7 @@ class Maker:
         height, width = first.image.shape[:2]
         if index == 0:
             _write(home / "blurred.png", cv2.GaussianBlur(last.image, (0, 0), width / 100))
-            shutil.copyfile(home / "portrait_1.png", home / "copy_of_portrait_1.png")
+            shutil.copyfile(home / AS_THEY_ARE[0], home / AS_THEY_ARE[1])
         elif index == 1:
             _write(home / "small.png", cv2.resize(last.image, (width // 2, height // 2), interpolation=cv2.INTER_AREA))
             _write(home / "portrait_1_saved_again.jpg", first.image)
@@ -172,14 +176,10 @@ class Maker:
 
     def _style(self, number: int, variant: int = 0) -> Floats:
         """The truncated style of a person, or of the stranger who lends a variant its colours."""
-        z = np.random.default_rng([self.seed, number, variant, STREAM]).standard_normal((1, self.network.DIM))
-        return np.asarray(self.network.truncate(self.network.style(z), PSI)[0])
+        return self.network.drawn(self._latent(number, variant))
 
-    def _moved(self, style: Floats, moves: dict[int, float]) -> Floats:
-        layered = self.network.layered(style)
-        for direction, amount in moves.items():
-            layered[self.network.COARSE] += np.float32(amount) * self.directions[direction]
-        return layered
+    def _latent(self, number: int, variant: int = 0) -> Latent:
+        return Latent((self.seed, number, variant, STREAM), PSI)
 
     def _look(self, image: Image) -> _Seen | None:
         """None unless there is exactly one face."""

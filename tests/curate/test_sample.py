@@ -16,6 +16,7 @@ from idtool import sample
 from idtool.errors import RunFailed, UsageError
 from idtool.models.faces import Scrfd
 from idtool.models.identity import ArcFaceMobile, align
+from idtool.models.portraits import Latent, MobileStyleGan
 from idtool.sample import COLUMNS, make_sample, synthetic
 from idtool.sample.synthetic import write_mp4
 
@@ -51,6 +52,20 @@ def test_manifest_lists_every_file(made: Path) -> None:
         assert row["identity"] == expected
         assert row["consent"] == "not applicable: synthetic person"
     assert not list(made.parent.glob(".making-*"))
+
+
+def test_the_latent_of_a_portrait_makes_it_again(made: Path) -> None:
+    told = {row["path"]: row["latent"] for row in rows(made) if row["latent"]}
+    assert set(told) == {
+        "people/person_01/copy_of_portrait_1.png",
+        "people/person_01/portrait_1.png",
+        "people/person_02/portrait_1.png",
+    }
+    network = MobileStyleGan(threads=2)
+    people = [f"people/person_0{k}/portrait_1.png" for k in (1, 2)]
+    images = network.render([network.layered(network.drawn(Latent.read(told[path]))) for path in people])
+    for path, image in zip(people, images, strict=True):
+        assert np.array_equal(image, cv2.cvtColor(cv2.imread(str(made / path)), cv2.COLOR_BGR2RGB))
 
 
 def test_people_are_apart_and_their_pictures_together(made: Path) -> None:
@@ -113,15 +128,19 @@ def test_an_incomplete_sample_is_made_anew(tmp_path: Path, monkeypatch: pytest.M
         def __init__(self, seed: int, say: object) -> None:
             pass
 
-        def make(self, folder: Path, count: int) -> list[tuple[str, str]]:
+        def make(self, folder: Path, count: int) -> list[tuple[str, str, str]]:
             (folder / "a.png").write_bytes(b"x")
-            return [("a.png", "one")]
+            return [("a.png", "one", "")]
 
     monkeypatch.setattr(sample, "Maker", Stub)
     folder = make_sample(tmp_path)
     (folder / "a.png").unlink()
     assert make_sample(tmp_path) == folder
     assert (folder / "a.png").is_file()
+    manifest = (folder / "manifest.csv").read_text("utf-8")
+    (folder / "manifest.csv").write_text(manifest.replace(",latent", "", 1), "utf-8")  # as an older version left it
+    assert make_sample(tmp_path) == folder
+    assert (folder / "manifest.csv").read_text("utf-8") == manifest
     assert make_sample(tmp_path, seed=1) != folder
 
 

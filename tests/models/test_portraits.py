@@ -8,7 +8,7 @@ import pytest
 from idtool.errors import MissingError
 from idtool.models.faces import Scrfd
 from idtool.models.landmarks import FaceLandmarker
-from idtool.models.portraits import MobileStyleGan
+from idtool.models.portraits import Latent, MobileStyleGan
 
 pytestmark = pytest.mark.offline_weights
 
@@ -43,6 +43,16 @@ def test_styles_do_not_depend_on_their_neighbours(network: MobileStyleGan) -> No
     assert network.truncate(network.style(z), 0.0) == pytest.approx(np.tile(network.mean, (3, 1)), abs=1e-6)
     with pytest.raises(ValueError, match="Nx512"):
         network.style(np.zeros((1, 100)))
+
+
+def test_a_latent_is_its_text(network: MobileStyleGan) -> None:
+    latent = Latent((0, 17, 0, 18), 0.6)
+    assert str(latent) == "mobilestylegan seed 0 17 0 18 psi 0.6" and Latent.read(f" {latent} ") == latent
+    z = np.random.default_rng([0, 17, 0, 18]).standard_normal((1, 512))
+    assert np.array_equal(network.drawn(latent), network.truncate(network.style(z), 0.6)[0])
+    for wrong in ("", "stylegan seed 1 psi 1", "mobilestylegan seed psi 1", "mobilestylegan seed -1 psi 1", "x" * 200):
+        with pytest.raises(ValueError, match=r"expected `mobilestylegan seed 0 7 psi 0\.6`, got"):
+            Latent.read(wrong)
 
 
 def test_coarse_directions_turn_the_head(network: MobileStyleGan, style: np.ndarray) -> None:
