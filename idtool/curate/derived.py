@@ -37,7 +37,9 @@ Pixels = npt.NDArray[np.uint8]
 
 NEW = pa.field("made_here", pa.bool_(), metadata={"doc": "whether the step has just made the row"})
 """Passes between the operators of one step only."""
-INHERITED = frozenset({*SOURCES.names, "identity", "identity_how", "time_ms", "shot", INPUT_ID}) - {"id"}
+ASKED = frozenset({"prompt", "group", "references", "people", "boxes"})
+"""What a picture was made to show (`idtool.curate.dpo.columns`): a worse copy is to show the same."""
+INHERITED = frozenset({*SOURCES.names, *ASKED, "identity", "identity_how", "time_ms", "shot", INPUT_ID}) - {"id"}
 """What a new row has of its parent: whom it shows, when, and where that comes from. Everything else was told of other
 pixels."""
 

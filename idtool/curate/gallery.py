@@ -69,6 +69,17 @@ def rejects(run: Run, thumbnails: Thumbnails, reasons: Sequence[Mapping[str, Any
     return galleries
 
 
+def kept_at(table: Table, count: int) -> list[Row]:
+    """At most `count` kept rows of a table, spread over it."""
+    kept = [np.zeros(0, np.int64)]
+    offset = 0
+    for batch in table.batches(["status"], rows=65_536):
+        kept.append(np.flatnonzero(pc.equal(batch["status"], KEPT).to_numpy()) + offset)
+        offset += batch.num_rows
+    places = np.concatenate(kept)
+    return rows_at(table, places[spread(len(places), count)].tolist())
+
+
 def spread(length: int, count: int) -> list[int]:
     """At most `count` places among `length`, evenly spaced."""
     if length <= count:

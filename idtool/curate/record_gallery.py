@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from idtool.curate.gallery import rows_at, spread
-from idtool.engine.operator import KEPT
+from idtool.curate.gallery import kept_at
 from idtool.media.thumbnails import Thumbnails
 from idtool.models.parts import REGIONS
 from idtool.run import Run
@@ -26,14 +21,7 @@ def kept_records(run: Run, thumbnails: Thumbnails, count: int = SHOWN) -> list[R
     entry = next((one for one in run.steps if one["kind"] == "records" and one["state"] == "done"), None)
     if entry is None:
         return []
-    table = run.step_table(entry["index"])
-    kept = [np.zeros(0, np.int64)]
-    offset = 0
-    for batch in table.batches(["status"], rows=65_536):
-        kept.append(np.flatnonzero(pc.equal(batch["status"], pa.scalar(KEPT)).to_numpy()) + offset)
-        offset += batch.num_rows
-    places = np.concatenate(kept)
-    return [_record(row, thumbnails) for row in rows_at(table, places[spread(len(places), count)].tolist())]
+    return [_record(row, thumbnails) for row in kept_at(run.step_table(entry["index"]), count)]
 
 
 def _record(row: Mapping[str, Any], thumbnails: Thumbnails) -> Row:

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from idtool.curate import charts, gallery, record_gallery
+from idtool.curate import charts, gallery, preference_gallery, record_gallery
 from idtool.curate.report_data import report_data
 from idtool.media.thumbnails import Thumbnails
 from idtool.run import Run
@@ -60,10 +60,18 @@ def render(run: Run) -> str:
         most=max([line["count"] for line in data["reasons"]] + [1]),
         pairs=gallery.kept_pairs(run, thumbnails),
         records=record_gallery.kept_records(run, thumbnails),
+        preferences=preference_gallery.kept_preferences(run, thumbnails),
+        scores=scores_page(run),
         rejects=gallery.rejects(run, thumbnails, data["reasons"]),
         histogram=charts.histogram,
         sizes=charts.sizes,
     )
+
+
+def scores_page(run: Run) -> str | None:
+    """Where the report of step `score` lies, relative to this one."""
+    places = (entry.get("statistics", {}).get("report") for entry in run.steps if entry["kind"] == "score")
+    return next((place for place in places if place and (run.path / place).is_file()), None)
 
 
 def title(data: Mapping[str, Any]) -> str:
@@ -76,8 +84,9 @@ def title(data: Mapping[str, Any]) -> str:
 def _counted(found: Mapping[str, Any]) -> str:
     inputs = f"{charts.number(found['inputs'])} {plural(found['inputs'], 'input')}"
     people = f"{charts.number(found['identities'])} {'person' if found['identities'] == 1 else 'people'}"
-    for noun in ("pair", "record"):
+    for noun in ("pair", "record", "preference"):
         rows = found[f"{noun}s"]
+        noun = "preference pair" if noun == "preference" else noun
         if rows is not None:
             return f"{charts.number(rows)} {plural(rows, noun)} of {people} from {inputs}"
     return f"{charts.number(found['images'])} {plural(found['images'], 'image')} kept from {inputs}"

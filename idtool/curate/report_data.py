@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from idtool.curate import facts
@@ -66,7 +67,7 @@ def report_data(run: Path) -> dict[str, Any]:
     manifest = opened.manifest
     names = (
         "idtool", "recipe", "profile", "profile_reason", "seed", "device", "engine", "inputs", "command", "created",
-        "updated", "sample", "left_out",
+        "updated", "sample", "left_out", "changes",
     )  # fmt: skip
     head = {name: manifest.get(name) for name in names}
     lines = facts.funnel(manifest)
@@ -104,25 +105,31 @@ def pair_steps(run: Run) -> list[Row]:
 
 def image_steps(run: Run) -> list[Row]:
     """Finished steps whose rows are files or images, in order."""
-    pairs = {entry["index"] for entry in pair_steps(run)}
+    pairs = {entry["index"] for entry in (*pair_steps(run), *done(run, "prefer"))}
     return [entry for entry in run.steps if entry["state"] == "done" and entry["index"] not in pairs]
 
 
 def verdict(run: Run) -> dict[str, int | None]:
-    """`inputs`, `images` (kept to the end of the image steps), `identities`, `pairs` and `records` (None before there
-    are any)."""
+    """`inputs`, `images` (kept to the end of the image steps), `identities`, `pairs`, `records` and `preferences` (None
+    before there are any)."""
     images, pairs, records = image_steps(run), pair_steps(run), done(run, "records")
+    preferences = done(run, "prefer")
     people = None
-    if last := pairs or records:
+    if last := pairs or records or preferences:
         table = run.step_table(last[-1]["index"])
-        named = next((name for name in ("identity", "identity_label") if name in table.schema.names), None)
-        people = len(pc.unique(table.read([named], kept_only=True)[named].drop_null())) if named else 0
+        # Preference pairs may show several people; `identity` is all of them in one label.
+        order = ("people", "identity", "identity_label") if last is preferences else ("identity", "identity_label")
+        named = next((name for name in order if name in table.schema.names), None)
+        column = table.read([named], kept_only=True)[named] if named else pa.chunked_array([], pa.string())
+        flat = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+        people = len(pc.unique(flat.drop_null()))
     return {
         "inputs": int(images[0]["rows_in"]) if images else 0,
         "images": int(images[-1]["kept"]) if images else 0,
         "identities": people,
         "pairs": int(pairs[-1]["kept"]) if pairs else None,
         "records": int(records[-1]["kept"]) if records else None,
+        "preferences": int(preferences[-1]["kept"]) if preferences else None,
     }
 
 

@@ -65,6 +65,9 @@ class Made:
     """RGB uint8 (H, W, 3)."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the record of this image should say besides the request: JSON-able, and the same for the same request."""
+    latents: Any = None
+    """The packed latents (tokens, channels) that the image was decoded from, a tensor on the CPU; None where the method
+    has none to give."""
 
 
 class MethodSettings(Settings):

@@ -50,6 +50,7 @@ WRITES = pa.schema(
         pa.field("batch", pa.int32(), metadata={"doc": "images made in the same call"}),
         pa.field("peak_memory", pa.int64(), metadata={"doc": "highest on the device in the call", "unit": "bytes"}),
         pa.field("nsfw", pa.float32(), metadata={"doc": "probability of unfit content; null: not judged", "unit": "1"}),
+        pa.field("latents", pa.string(), metadata={"doc": "what it was decoded from, safetensors; null: not kept"}),
     ]
 )
 
@@ -65,6 +66,8 @@ class GenerateSettings(Settings):
     """Pixels of the shorter side of a reference's face, at least."""
     nsfw_limit: float | None = Field(default=None, ge=0, le=1)
     """Images above it are rejected; null: judged where the profile can, never rejected."""
+    keep_latents: bool = False
+    """Store the latents that an image was decoded from, for trainers; of methods on the FLUX runtime."""
     gpus: float | None = Field(default=None, ge=0)
     """Accelerators that one worker reserves on Ray; null: 1 on CUDA, else 0."""
 
@@ -144,6 +147,7 @@ class GenerateRows(Operator):
             "method": self.method.fingerprint(),
             "faces": [self.settings.several, self.settings.smallest_face],
             "nsfw_limit": self.settings.nsfw_limit,
+            **({"keep_latents": True} if self.settings.keep_latents else {}),
             "models": {role: [one.model, one.revision, dict(one.options)] for role, one in bound.items() if one},
         }
 
@@ -272,10 +276,19 @@ class GenerateRows(Operator):
             "batch": batch,
             "peak_memory": memory,
             "nsfw": nsfw,
+            "latents": self._latents(made),
         }
         if limit is not None and nsfw is not None and nsfw > limit:
             row |= outcome_of(Rejected("nsfw", "the image looks unfit", value=nsfw, threshold=f"<= {limit:g}"))
         return row
+
+    def _latents(self, made: Made) -> str | None:
+        """A reference to the stored latents of an image, where they are wanted and the method has any."""
+        if not self.settings.keep_latents or made.latents is None:
+            return None
+        from safetensors.torch import save
+
+        return self.store.put(save({"latents": made.latents.contiguous()}), ".safetensors")
 
 
 def checked(image: Image) -> Image:

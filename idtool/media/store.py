@@ -18,8 +18,8 @@ from idtool.media.limits import check_bytes
 from idtool.media.paths import from_uri, local, printable
 
 SCHEME = "store:"
-_REF = re.compile(r"store:([0-9a-f]{2}/[0-9a-f]{30}\.[a-z0-9]{1,8})")
-_SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
+_REF = re.compile(r"store:([0-9a-f]{2}/[0-9a-f]{30}\.[a-z0-9]{1,11})")
+_SUFFIX = re.compile(r"\.[a-z0-9]{1,11}")
 _CHUNK = 1 << 20
 _counter = itertools.count()
 
@@ -77,7 +77,7 @@ class MediaStore:
     @staticmethod
     def _name(digest: str, suffix: str) -> str:
         if not _SUFFIX.fullmatch(suffix):
-            raise ValueError(f"suffix must be a dot and 1 to 8 lower-case letters or digits, got {suffix!r}")
+            raise ValueError(f"suffix must be a dot and 1 to 11 lower-case letters or digits, got {suffix!r}")
         return f"{digest[:2]}/{digest[2:32]}{suffix}"
 
     @contextmanager

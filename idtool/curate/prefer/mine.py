@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,9 @@ from idtool.curate.prefer import dmid, idglow, inspecting, table
 from idtool.curate.prefer.dmid import DmidSettings
 from idtool.curate.prefer.idglow import IdGlowSettings
 from idtool.curate.prefer.pairs import Found
-from idtool.curate.prefer.parts import choose
+from idtool.curate.prefer.parts import Part, choose
 from idtool.curate.prefer.writing import Writer
+from idtool.engine.progress import Progress
 from idtool.errors import QualityError, UsageError
 from idtool.evaluate.folder import Bench
 from idtool.models.weights import use_mirror
@@ -55,6 +56,7 @@ class PreferRequest:
 
 
 Rule = DmidSettings | IdGlowSettings
+RULES: Mapping[str, type[Rule]] = {"dmid": DmidSettings, "idglow": IdGlowSettings}
 
 
 def prefer(file: ConfigFile | None, request: PreferRequest, progress: Reporter) -> dict[str, Any]:
@@ -64,66 +66,93 @@ def prefer(file: ConfigFile | None, request: PreferRequest, progress: Reporter) 
     is left (the reasons are in the run).
     """
     use_mirror(request.models_dir)
-    settings = _settings(request)
+    settings = settings_of(request.rule, request.settings)
     bench = Bench(request.bench)
-    methods = _methods(bench, request, settings)
-    parts = choose(bench.manifest, settings.parts, request.metrics)
-    if isinstance(settings, DmidSettings):
-        dmid.check_scales(parts, settings)
+    job = Job.of(bench, settings, request.metrics, request.methods, request.across)
     judge = inspecting.load_judge(file, request) if request.judge else None
-    for part in parts.values():
-        progress.note(f"{part.name}: {part.metric}, {part.how}")
-    apart = request.rule == "dmid" and not request.across
-    copies = settings.perturbed if isinstance(settings, IdGlowSettings) else ()
     with Run.create(request.folder) as run:
-        _may_write(run, request)
-        images = source.read(
-            bench.path, {name: part.metric for name, part in parts.items()}, methods=methods, apart=apart, copies=copies
-        )
-        found: Found = (
-            dmid.mine(images, settings) if isinstance(settings, DmidSettings) else idglow.mine(images, settings)
-        )
-        progress.step_start(table.KIND, 1, 1, len(images.keys))
-        inspector = inspecting.Inspector(request.crops, judge)
-        tau = settings.thresholds if isinstance(settings, IdGlowSettings) else {}
-        writer = Writer(run, bench.path, images, methods, parts, tau, inspector)
-        counts = writer.write(found, progress)
-        entry = {
-            "index": 0,
-            "name": table.KIND,
-            "kind": table.KIND,
-            "state": "done",
-            "rows_in": len(images.ids),
-            "groups": len(images.keys),
-            **counts,
-        }
-        run.save(
-            kind=table.KIND,
-            rule=request.rule,
-            bench=str(bench.path),
-            bench_updated=bench.manifest.get("updated"),
-            profile=bench.manifest.get("profile"),
-            settings={**settings.model_dump(mode="json"), "crops": request.crops},
-            metrics={name: vars(part) for name, part in parts.items()},
-            methods=sorted(methods),
-            judge=inspector.describe(),
-            pairs_hash=writer.digest.value,
-            steps=[entry],
-        )
-        table.publish(run, table.mined(run))
-        progress.step_end(table.KIND, entry)
-        if count := entry["flags"].get("reference_crop"):
-            progress.warn(f"{count} pairs have a reference that is cut out of the chosen photo: they teach to copy")
+        entry = mine(run, job, inspecting.Inspector(request.crops, judge), progress)
     result = summary(run)
     if not entry["kept"]:
         told = ", ".join(f"{reason} {count}" for reason, count in entry["reasons"].items())
         error = QualityError(
-            f"No pair is left of {len(images.keys)} groups: {told or 'there are no images'}.",
+            f"No pair is left of {entry['groups']} groups: {told or 'there are no images'}.",
             f"{run.path / 'rejects' / '00-prefer.parquet'} says why of each; loosen the bounds, or make more images.",
         )
         error.details = result
         raise error
     return result
+
+
+@dataclass(frozen=True)
+class Job:
+    """A mining whose metrics and methods are settled."""
+
+    bench: Bench
+    settings: Rule
+    methods: frozenset[str]
+    parts: Mapping[str, Part]
+    apart: bool
+    """Whether images of two methods are never in one group."""
+
+    @classmethod
+    def of(
+        cls, bench: Bench, settings: Rule, metrics: Mapping[str, str], methods: Sequence[str] = (), across: bool = False
+    ) -> Job:
+        """Arguments as in `PreferRequest`. UsageError and MissingError as `prefer`."""
+        chosen = _methods(bench, methods, settings)
+        parts = choose(bench.manifest, settings.parts, metrics)
+        if isinstance(settings, DmidSettings):
+            dmid.check_scales(parts, settings)
+        return cls(bench, settings, chosen, parts, isinstance(settings, DmidSettings) and not across)
+
+
+def mine(run: Run, job: Job, inspector: inspecting.Inspector, progress: Progress) -> dict[str, Any]:
+    """Mine the pairs of a scored folder into a run that is empty or holds such pairs; returns the run's one entry.
+    UsageError for another kind of run, and for pairs that were reviewed."""
+    settings, bench, parts = job.settings, job.bench, job.parts
+    _may_write(run)
+    for part in parts.values():
+        progress.note(f"{part.name}: {part.metric}, {part.how}")
+    images = source.read(
+        bench.path,
+        {name: part.metric for name, part in parts.items()},
+        methods=job.methods,
+        apart=job.apart,
+        copies=settings.perturbed if isinstance(settings, IdGlowSettings) else (),
+    )
+    found: Found = dmid.mine(images, settings) if isinstance(settings, DmidSettings) else idglow.mine(images, settings)
+    progress.step_start(table.KIND, 1, 1, len(images.keys))
+    tau = settings.thresholds if isinstance(settings, IdGlowSettings) else {}
+    writer = Writer(run, bench.path, images, job.methods, parts, tau, inspector)
+    counts = writer.write(found, progress)
+    entry = {
+        "index": 0,
+        "name": table.KIND,
+        "kind": table.KIND,
+        "state": "done",
+        "rows_in": len(images.ids),
+        "groups": len(images.keys),
+        **counts,
+    }
+    run.save(
+        kind=table.KIND,
+        rule=next(name for name, model in RULES.items() if isinstance(settings, model)),
+        bench=str(bench.path),
+        bench_updated=bench.manifest.get("updated"),
+        profile=bench.manifest.get("profile"),
+        settings={**settings.model_dump(mode="json"), "crops": inspector.crops},
+        metrics={name: vars(part) for name, part in parts.items()},
+        methods=sorted(job.methods),
+        judge=inspector.describe(),
+        pairs_hash=writer.digest.value,
+        steps=[entry],
+    )
+    table.publish(run, table.mined(run))
+    progress.step_end(table.KIND, entry)
+    if count := entry["flags"].get("reference_crop"):
+        progress.warn(f"{count} pairs have a reference that is cut out of the chosen photo: they teach to copy")
+    return entry
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -139,37 +168,40 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-def _settings(request: PreferRequest) -> Rule:
-    model: type[Rule] = DmidSettings if request.rule == "dmid" else IdGlowSettings
+def settings_of(rule: str, values: Mapping[str, Any]) -> Rule:
+    """The settings of a rule, checked. UsageError names the first that does not fit."""
+    model = RULES[rule]
     try:
-        return model.model_validate(dict(request.settings))
+        return model.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "settings"
         text = first["msg"].removeprefix("Value error, ")
         hint = did_you_mean(name, model.model_fields, "It has") if first["type"] == "extra_forbidden" else ""
-        raise UsageError(f"Rule {request.rule}, {name}: {text}.", hint) from error
+        raise UsageError(f"Rule {rule}, {name}: {text}.", hint) from error
 
 
-def _methods(bench: Bench, request: PreferRequest, settings: Rule) -> frozenset[str]:
+def _methods(bench: Bench, asked: Sequence[str], settings: Rule) -> frozenset[str]:
     known = bench.methods
-    named = (*request.methods, *(getattr(settings, "photos", ())), *(getattr(settings, "perturbed", ())))
+    named = (*asked, *(getattr(settings, "photos", ())), *(getattr(settings, "perturbed", ())))
     for name in named:
         if name not in known:
-            raise UsageError(f"{request.bench} has no method {name!r}.", did_you_mean(name, known, "It has"))
+            raise UsageError(f"{bench.path} has no method {name!r}.", did_you_mean(name, known, "It has"))
     both = set(getattr(settings, "photos", ())) & set(getattr(settings, "perturbed", ()))
     if both:
         raise UsageError(f"{', '.join(sorted(both))} cannot be photos and worse copies at once.", "Name it once.")
     # A copied reference has the best likeness of all: as a winner it would teach to copy.
-    chosen = request.methods or tuple(name for name, entry in known.items() if not entry.get("baseline"))
+    chosen = asked or tuple(name for name, entry in known.items() if not entry.get("baseline"))
     if not (chosen or named):
-        raise UsageError(f"{request.bench} has no methods but baselines.", "Name one with --method.")
+        raise UsageError(f"{bench.path} has no methods but baselines.", "Name one with --method.")
     return frozenset((*chosen, *named))
 
 
-def _may_write(run: Run, request: PreferRequest) -> None:
+def _may_write(run: Run) -> None:
     kind = run.manifest.get("kind")
     if kind not in (None, table.KIND) or (kind is None and run.steps):
-        raise UsageError(f"{request.folder} holds another kind of run.", "Choose another --output.")
+        raise UsageError(f"{run.path} holds another kind of run.", "Choose another --output.")
     if any(entry["name"] == table.REVIEWED[1] for entry in run.steps):
-        raise UsageError(f"The pairs in {request.folder} have been reviewed.", "Choose another --output.")
+        raise UsageError(
+            f"The pairs in {run.path} have been reviewed.", "Choose another --output, or move that folder away."
+        )

@@ -19,10 +19,12 @@ import pyarrow.parquet as pq
 
 from idtool.engine.table import Table, file_writer
 from idtool.errors import UsageError
-from idtool.run import Run
+from idtool.run import MANIFEST, Run
 
 KIND = "prefer"
 NAME = "preferences.parquet"
+FOLDER = "preferences"
+"""Inside the run of a recipe: where step `prefer` leaves its own."""
 MINED, REVIEWED = (0, "prefer"), (1, "review")
 
 
@@ -148,10 +150,15 @@ class Buffer:
 
 
 def open_run(path: Path | str) -> Run:
-    """A run of `idtool prefer`. UsageError for anything else."""
+    """A run of `idtool prefer`, or that inside a run of a recipe with step `prefer`. UsageError for anything else."""
     run = Run(path)
+    if (run.path / FOLDER / MANIFEST).is_file():
+        run = Run(run.path / FOLDER)
     if run.manifest.get("kind") != KIND or not mined(run).files:
-        raise UsageError(f"{path} holds no preference pairs.", "Give the folder that `idtool prefer --output` wrote.")
+        raise UsageError(
+            f"{path} holds no preference pairs.",
+            "Give what `idtool prefer --output` wrote, or a run of a recipe with step prefer.",
+        )
     return run
 
 

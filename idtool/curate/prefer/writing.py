@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from idtool.console import Reporter
 from idtool.curate.prefer import candidates as source
 from idtool.curate.prefer import table
 from idtool.curate.prefer.candidates import Candidates
@@ -20,6 +19,7 @@ from idtool.curate.prefer.inspecting import Inspector
 from idtool.curate.prefer.pairs import Dropped, Found, Pair
 from idtool.curate.prefer.parts import Part
 from idtool.engine.operator import REJECTED
+from idtool.engine.progress import Progress
 from idtool.engine.table import TableWriter, file_writer
 from idtool.run import Run
 
@@ -45,7 +45,7 @@ class Writer:
         self.digest = table.PairsHash()
         self._first = {int(group): int(rows[0]) for group, rows in images.by_group()}
 
-    def write(self, found: Found, progress: Reporter) -> dict[str, Any]:
+    def write(self, found: Found, progress: Progress) -> dict[str, Any]:
         """Counts of the step."""
         counts: dict[str, Any] = {"kept": 0, "rejected": 0, "errors": 0, "margin": None}
         reasons: Counter[str] = Counter()

@@ -131,14 +131,15 @@ class FluxMethod(DiffusionMethod):
             canvases = sampling.decode(self.pipe, latents, job.width, job.height)
             self.pipe.maybe_free_model_hooks()
         images = self.finished(canvases, requests[0])
-        return [self._made(image, request) for image, request in zip(images, requests, strict=True)]
+        return [self._made(*one) for one in zip(images, requests, latents.cpu(), strict=True)]
 
-    def _made(self, image: Any, request: Request) -> Made | Exception:
+    def _made(self, image: Any, request: Request, latents: Any) -> Made | Exception:
         limit = getattr(request.settings, "text_length", None)
         try:
             return Made(
                 diffusion.as_uint8(image),
                 {**diffusion.prompt_facts(self.pipe, request.prompt, limit), **self.facts(request)},
+                latents,
             )
         except ValueError as error:
             return error
