@@ -167,6 +167,8 @@ def plan(result: Mapping[str, Any]) -> None:
     out = console()
     out.print(Text(f"recipe {result['recipe']} of {result['source']}, into {result['output']}"))
     out.print(Text(f"profile {result['profile']} on {result['device']}: {result['profile_reason']}"))
+    if result["changes"]:
+        out.print(Text(f"the recipe changes for this profile: {', '.join(result['changes'])}"))
     rows = [
         (
             step["index"],

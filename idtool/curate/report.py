@@ -82,14 +82,15 @@ def title(data: Mapping[str, Any]) -> str:
 
 
 def _counted(found: Mapping[str, Any]) -> str:
-    inputs = f"{charts.number(found['inputs'])} {plural(found['inputs'], 'input')}"
+    # Recipes that begin with words have no inputs.
+    origin = f" from {charts.number(found['inputs'])} {plural(found['inputs'], 'input')}" if found["inputs"] else ""
     people = f"{charts.number(found['identities'])} {'person' if found['identities'] == 1 else 'people'}"
     for noun in ("pair", "record", "preference"):
         rows = found[f"{noun}s"]
         noun = "preference pair" if noun == "preference" else noun
         if rows is not None:
-            return f"{charts.number(rows)} {plural(rows, noun)} of {people} from {inputs}"
-    return f"{charts.number(found['images'])} {plural(found['images'], 'image')} kept from {inputs}"
+            return f"{charts.number(rows)} {plural(rows, noun)} of {people}{origin}"
+    return f"{charts.number(found['images'])} {plural(found['images'], 'image')} kept{origin}"
 
 
 def code(text: str) -> Markup:
