@@ -5,7 +5,9 @@ actors on decode-and-measure work, and shards with stable keys are what resume n
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,28 +19,15 @@ import idtool
 from idtool.engine.apply import Warn
 from idtool.engine.executor import Program, Shard
 from idtool.engine.operator import Resources
-from idtool.errors import MissingError, UsageError
+from idtool.engine.ray_pool import Attempt, Pool, alive_nodes, room
+from idtool.errors import MissingError, RunFailed, UsageError
 
-RETRIES_BEFORE_SPLIT = 1
-"""A shard whose worker died is tried once more as it is (the node may have been lost), then split."""
-
-
-class Worker:
-    """The actor: operators are set up once, then called on shard after shard. Set-up happens in the first call, so
-    that its errors reach the driver as they are."""
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.ready = False
-        self.warnings: list[str] = []
-
-    def process(self, rows: pa.Table) -> tuple[pa.Table, list[str]]:
-        if not self.ready:
-            self.program.setup()
-            self.ready = True
-        result = self.program(rows, self.warnings.append)
-        warnings, self.warnings = self.warnings, []
-        return result, warnings
+LOOK_SECONDS = 2.0
+"""How often the cluster is looked at for nodes that were lost or have joined."""
+PATIENCE_SECONDS = 60.0
+"""How long no worker may be ready before it is said what the run waits for."""
+NO_NODE_SECONDS = 600.0
+"""How long a cluster may have no node that holds a worker before the run gives up."""
 
 
 class RayExecutor:
@@ -50,6 +39,8 @@ class RayExecutor:
         self.address, self.workers = address, workers
         self._ray: Any = None
         self._started = False
+        self._seen: dict[str, dict[str, float]] = {}
+        """What the nodes hold that have been part of the cluster, by node id."""
 
     def _connect(self) -> Any:
         if self._ray is not None:
@@ -77,6 +68,11 @@ class RayExecutor:
                     "Check --address, or leave it out. For a cluster that asks for a token set RAY_AUTH_MODE=token.",
                 ) from error
             self._started = True
+            # Ray prints to the standard output that a node is lost, in the midst of what --json prints. `_Watch`
+            # says so as a warning.
+            internals = ray._private.worker
+            if hasattr(internals, "print_to_stdstream"):
+                internals.print_to_stdstream = lambda *_, **__: None
         self._ray = ray
         return ray
 
@@ -86,73 +82,59 @@ class RayExecutor:
         return f"ray, {where}, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
 
     def slots(self, need: Resources) -> int:
-        """How many workers fit on the cluster. Raises UsageError, with the numbers, when the plan cannot be met:
-        actors that no node can hold would wait for ever."""
-        total = self._connect().cluster_resources()
-        fits = [
-            int(total.get(name, 0.0) / amount) for name, amount in (("CPU", need.cpus), ("GPU", need.gpus)) if amount
-        ]
-        most = min(fits, default=1)
-        asked = self.workers or most
-        if most < 1 or asked > most:
+        """How many of the workers asked for fit on the cluster now: fewer than asked, or none, when it has lost
+        nodes. Raises UsageError, with the numbers, when they would not fit on all the nodes that this executor has
+        ever seen: actors that no node can hold would wait for ever."""
+        nodes = alive_nodes(self._connect())
+        self._seen |= nodes
+        most = room(self._seen, need)
+        if most < 1 or (self.workers or 0) > most:
+            cpus, gpus = (sum(held.get(name, 0.0) for held in self._seen.values()) for name in ("CPU", "GPU"))
             raise UsageError(
-                f"{max(asked, 1)} worker(s) of {need.cpus:g} CPU and {need.gpus:g} GPU each do not fit the cluster: "
-                f"it has {total.get('CPU', 0.0):g} CPU and {total.get('GPU', 0.0):g} GPU, room for {most}.",
+                f"{self.workers or 1} worker(s) of {need.cpus:g} CPU and {need.gpus:g} GPU each do not fit the "
+                f"cluster: it has {cpus:g} CPU and {gpus:g} GPU, room for {most}.",
                 "Lower --workers, or add nodes.",
             )
-        return asked
+        now = room(nodes, need)
+        return min(self.workers or now, now)
 
     def run(self, program: Program, shards: Iterator[Shard], warn: Warn) -> Iterator[tuple[Shard, pa.Table]]:
         ray = self._connect()
         need = program_resources(program)
-        slots = self.slots(need)
-        shared = ray.put(program)
-        actor_class = ray.remote(Worker).options(num_cpus=need.cpus, num_gpus=need.gpus, max_restarts=0)
-        source, queue = iter(shards), deque[_Attempt]()
-        idle: list[Any] = []
-        running: dict[Any, tuple[Any, _Attempt]] = {}
+        watch = _Watch(self, need, warn)
+        source, queue = iter(shards), deque[Attempt]()
         parts: dict[str, list[pa.Table]] = {}
         open_parts: dict[str, int] = {}
         whole: dict[str, Shard] = {}
-        try:
+        with contextlib.closing(Pool(ray, program, need)) as pool:
             while True:
-                while len(running) < slots and (attempt := _next(source, queue)) is not None:
-                    if attempt.shard.key not in whole:
-                        whole[attempt.shard.key], open_parts[attempt.shard.key] = attempt.shard, 1
-                    if not idle:
-                        idle.append(actor_class.remote(shared))
-                    actor = idle.pop()
-                    running[actor.process.remote(attempt.shard.rows)] = (actor, attempt)
-                if not running:
+                slots = watch.slots(pool.ready)
+                while len(queue) + pool.running < slots and (shard := next(source, None)) is not None:
+                    whole[shard.key], open_parts[shard.key] = shard, 1
+                    queue.append(Attempt(shard))
+                while queue and pool.idle:
+                    pool.give(queue.popleft())
+                while pool.starting < len(queue) and pool.actors < slots:
+                    pool.start()
+                if not queue and not pool.running:
                     return
-                (done,), _ = ray.wait(list(running), num_returns=1)
-                actor, attempt = running.pop(done)
-                key = attempt.shard.key
-                try:
-                    result, warnings = ray.get(done)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from None
-                except ray.exceptions.RayError as error:
-                    if "creation task" in str(error):
-                        raise _unfit(error) from error
-                    retry = attempt.next_tries()
-                    if retry is not None:
-                        open_parts[key] += len(retry) - 1
-                        queue.extend(retry)
-                        continue
-                    result, warnings = program.crashed(attempt.shard.rows), []
-                else:
-                    idle.append(actor)
-                for text in warnings:
+                ended = pool.wait(LOOK_SECONDS)
+                if ended is None:
+                    continue
+                key, result = ended.attempt.shard.key, ended.rows
+                if result is None and ended.next_tries is not None:
+                    open_parts[key] += len(ended.next_tries) - 1
+                    queue.extend(ended.next_tries)
+                    continue
+                for text in ended.warnings:
                     warn(text)
-                parts.setdefault(key, []).append(result)
+                parts.setdefault(key, []).append(
+                    program.crashed(ended.attempt.shard.rows) if result is None else result
+                )
                 open_parts[key] -= 1
                 if not open_parts[key]:
                     del open_parts[key]
                     yield whole.pop(key), pa.concat_tables(parts.pop(key), promote_options="default")
-        finally:
-            for actor in [*idle, *(actor for actor, _ in running.values())]:
-                ray.kill(actor)
 
     def close(self) -> None:
         if self._ray is not None and self._started:
@@ -160,35 +142,40 @@ class RayExecutor:
         self._ray = None
 
 
-def _unfit(error: Exception) -> MissingError:
-    """A worker that cannot even be made: its class needs nothing but imports, so a package is not there."""
-    lines = [line.strip() for line in str(error).splitlines() if "Error" in line]
-    return MissingError(
-        f"The workers of the Ray cluster cannot be set up: {lines[-1] if lines else error}.",
-        "Install idtool with its dependencies on every node, at the version that is installed here.",
-    )
+class _Watch:
+    """Looks at the cluster now and then, says what it lost, and loses patience when no worker can be had."""
 
+    def __init__(self, executor: RayExecutor, need: Resources, warn: Warn) -> None:
+        self.executor, self.need, self.warn = executor, need, warn
+        self.now = executor.slots(need)
+        self.looked = self.worked = time.monotonic()
+        self.said = False
+        if executor.workers is not None and self.now < executor.workers:
+            warn(f"The cluster has lost nodes: it has room for {self.now} of {executor.workers} workers.")
 
-class _Attempt:
-    """A shard, or a part of one, with how often its worker has died."""
-
-    def __init__(self, shard: Shard, failures: int = 0) -> None:
-        self.shard, self.failures = shard, failures
-
-    def next_tries(self) -> list[_Attempt] | None:
-        """What to try next, or None when this one row is to blame."""
-        if self.failures < RETRIES_BEFORE_SPLIT:
-            return [_Attempt(self.shard, self.failures + 1)]
-        if self.shard.rows.num_rows == 1:
-            return None
-        return [_Attempt(half) for half in self.shard.halves()]
-
-
-def _next(source: Iterator[Shard], queue: deque[_Attempt]) -> _Attempt | None:
-    if queue:
-        return queue.popleft()
-    shard = next(source, None)
-    return None if shard is None else _Attempt(shard)
+    def slots(self, ready: int) -> int:
+        """How many workers to have, at least one, with `ready` at work or idle. Raises RunFailed when the cluster
+        has had no node for them for NO_NODE_SECONDS."""
+        clock = time.monotonic()
+        if clock - self.looked > LOOK_SECONDS:
+            before, self.now, self.looked = self.now, self.executor.slots(self.need), clock
+            if self.now < before:
+                self.warn(
+                    f"The cluster has lost a node: it has room for {self.now} worker{'s' * (self.now != 1)}, where it "
+                    f"had room for {before}. What was at work there is done again."
+                )
+        if ready:
+            self.worked, self.said = clock, False
+        waited = clock - self.worked
+        if waited > PATIENCE_SECONDS and not self.said:
+            self.said = True
+            self.warn(f"No worker of the Ray cluster is ready after {waited:.0f} s: its nodes are lost, busy or slow.")
+        if waited > NO_NODE_SECONDS and not self.now:
+            raise RunFailed(
+                f"No node of the Ray cluster has held a worker for {waited:.0f} s.",
+                "What is computed is kept; add nodes, then run the same command again.",
+            )
+        return max(self.now, 1)
 
 
 def program_resources(program: Program) -> Resources:

@@ -26,7 +26,8 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     ray = [str(Path(sys.executable).with_name("ray"))]
-    options = ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
+    spare = ["--include-dashboard=false", "--no-monitor", "--include-log-monitor=false", "--disable-usage-stats"]
+    options = ["--num-cpus=2", *spare]
     command = [*ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", *options]
     head = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
