@@ -66,6 +66,7 @@ PLAN = {
     "output": "runs/x",
     "profile": "offline",
     "profile_reason": "no CUDA here",
+    "changes": ["animate.seconds=0.3"],
     "device": "cpu",
     "steps": [
         {"index": 1, "name": "gate.2", "state": "run", "why": "min: 1 -> 2", "notes": ["part skipped"], "models": ["m"]}
@@ -292,7 +293,7 @@ def test_quiet(arguments: list[str], run: Callable[..., Result], pipeline: Pipel
 
 def test_plan_is_shown_and_told_as_json(run: Callable[..., Result], pipeline: Pipeline) -> None:
     shown = run("plan")
-    for word in ("toy", "no CUDA here", "gate.2", "min: 1 -> 2", "part skipped", "runs/x"):
+    for word in ("toy", "no CUDA here", "animate.seconds=0.3", "gate.2", "min: 1 -> 2", "part skipped", "runs/x"):
         assert word in shown.stdout
     assert json.loads(run("plan", "--json").stdout) == PLAN
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from idtool.engine.step import Binding, Env
+from idtool.evaluate.measures.base import column
 from idtool.models import why_not
 
 MADE = pa.schema(
@@ -30,6 +31,17 @@ MADE = pa.schema(
     ]
 )
 """Columns of everything that a step makes."""
+MEDIA = pa.schema(
+    [
+        column("media", pa.string(), "where the bytes are: a path, a URL, or store:… in the run's media folder"),
+        column("format", pa.string(), "jpeg or png"),
+        column("bytes", pa.int64(), "size of the file", "bytes"),
+        column("width", pa.int32(), "of the picture", "px"),
+        column("height", pa.int32(), "of the picture", "px"),
+        column("short_side", pa.int32(), "the smaller of width and height", "px"),
+    ]
+)
+"""Columns of a picture in the media store (`derived.stored`), as ingest gives them."""
 TERMS = ("source", "licence")
 """Columns of the listing that say more of what was made than of what it was made of."""
 

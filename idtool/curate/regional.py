@@ -30,12 +30,7 @@ from idtool.models.resources import resources
 ROLE = "t2i"
 SHEET = pa.schema(
     [
-        column("media", pa.string(), "where the bytes are: a path, a URL, or store:… in the run's media folder"),
-        column("format", pa.string(), "jpeg or png"),
-        column("bytes", pa.int64(), "size of the file", "bytes"),
-        column("width", pa.int32(), "of the picture", "px"),
-        column("height", pa.int32(), "of the picture", "px"),
-        column("short_side", pa.int32(), "the smaller of width and height", "px"),
+        *made.MEDIA,
         column("sheet_rows", pa.int32(), "rows of the grid"),
         column("sheet_columns", pa.int32(), "columns of the grid"),
         column("sheet_scenes", pa.list_(pa.string()), "what the cells were to show, row by row"),

@@ -117,4 +117,4 @@ def test_the_shipped_recipe_makes_short_clips_offline_alone() -> None:
         [step] = [step for step in shipped.resolve("dmid", (), profile).steps if step.kind == "animate"]
         assert isinstance(step.settings, AnimateSettings)
         seconds[profile] = step.settings.seconds
-    assert seconds == {"offline": 0.4, "paper": 5.0}
+    assert seconds == {"offline": 0.3, "paper": 5.0}

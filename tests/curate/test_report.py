@@ -108,7 +108,14 @@ def test_names_are_escaped(html):
 def test_verdict_funnel_and_reasons_are_those_of_the_tables(run):
     data = report_data(run)
     opened = Run(run)
-    assert data["verdict"] == {"inputs": 28, "images": 22, "identities": 6, "pairs": 22, "records": None}
+    assert data["verdict"] == {
+        "inputs": 28,
+        "images": 22,
+        "identities": 6,
+        "pairs": 22,
+        "records": None,
+        "preferences": None,
+    }
     for line in data["funnel"]:
         status = Counter(opened.step_table(line["name"]).read(["status"])["status"].to_pylist())
         assert (line["kept"], line["rejected"], line["errors"]) == (status["kept"], status["rejected"], status["error"])

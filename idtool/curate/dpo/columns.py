@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from idtool.curate.made import MADE
+from idtool.curate.made import MADE, MEDIA
 from idtool.evaluate.measures.base import column
 
 REQUEST, PHOTO, GENERATED, PERTURBED = "request", "photo", "generated", "perturb"
@@ -19,16 +19,6 @@ ASKED = pa.schema(
     ]
 )
 """What a request asks for, with `prompt`. Worse copies inherit it (`derived.INHERITED`)."""
-MEDIA = pa.schema(
-    [
-        column("media", pa.string(), "where the bytes are: a path, a URL, or store:… in the run's media folder"),
-        column("format", pa.string(), "jpeg or png"),
-        column("bytes", pa.int64(), "size of the file", "bytes"),
-        column("width", pa.int32(), "of the picture", "px"),
-        column("height", pa.int32(), "of the picture", "px"),
-        column("short_side", pa.int32(), "the smaller of width and height", "px"),
-    ]
-)
 TERMS = pa.schema(
     [
         column("source", pa.string(), "where the pictures come from"),

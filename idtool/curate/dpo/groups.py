@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from idtool.curate.dpo.columns import MEDIA
 from idtool.curate.dpo.requests import Asked, Portrait, photo_row, turned_down
 from idtool.curate.dpo.targets import TERMS
+from idtool.curate.made import MEDIA
 from idtool.engine.step import TableContext
 from idtool.engine.table import Table
 

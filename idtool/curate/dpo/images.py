@@ -12,8 +12,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from idtool.curate.derived import derived_id
-from idtool.curate.dpo.columns import GENERATED, MEDIA, REQUEST
-from idtool.curate.made import MADE, named
+from idtool.curate.dpo.columns import GENERATED, REQUEST
+from idtool.curate.made import MADE, MEDIA, named
 from idtool.engine.operator import OUTCOME, Context, Operator, output_schema
 from idtool.engine.step import Binding, Env, RowStep, Settings
 from idtool.evaluate.measures.base import column
