@@ -21,7 +21,7 @@ WORKERS = 3
 """One on the first node, two on the second."""
 
 
-def wait_until(what: str, true: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(what: str, true: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:

@@ -48,7 +48,7 @@ def test_a_node_killed_in_mid_run(cluster: tuple[str, Node], tmp_path: Path) -> 
             last = [shards[-1] for shards in log.last_rows("second").values()]
             second.kill()
             log.go_on.touch()
-            said, _ = driver.communicate(timeout=120)
+            said, _ = driver.communicate(timeout=300)
         finally:
             driver.kill()
     assert driver.returncode == 0 and not said

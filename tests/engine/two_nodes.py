@@ -143,7 +143,7 @@ def run(folder: Path, executor: Executor) -> tuple[list[pa.Table], Quiet]:
 def drive(folder: Path, address: str) -> None:
     """Waits for both nodes, runs, and writes the warnings to FOLDER/said.json and nothing to the standard output."""
     executor = Halting(address, Log(folder))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while True:
         try:
             executor.describe()
