@@ -85,11 +85,11 @@ def test_fingerprint_names_file_and_settings(restorer: Any) -> None:
 
 
 def test_half_precision_is_close(restorer: Any) -> None:
-    crops = [np.random.default_rng(k).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8) for k in range(1)]
-    rough = load(bound(file=FILE, dtype="bfloat16")).restore(crops, 1.0)
-    for close, far in zip(restorer.restore(crops, 1.0), rough, strict=True):
-        # Of this crop the same codes are chosen; of another rounding may choose another one.
-        assert np.abs(close.astype(int) - far).mean() < 0.06 * close.std()
+    crop = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    [rough] = load(bound(file=FILE, dtype="bfloat16")).restore([crop], 1.0)
+    [close] = restorer.restore([crop], 1.0)
+    # Of this crop the same codes are chosen; of another, rounding may choose another one.
+    assert np.abs(close.astype(int) - rough).mean() < 0.06 * close.std()
 
 
 def test_wrong_checkpoints(tiny: Zoo, tmp_path: Path) -> None:
