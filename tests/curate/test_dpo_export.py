@@ -43,10 +43,11 @@ def is_good(image: Any) -> bool:
 
 
 def test_the_layout_of_diffusers_script(tmp_path: Path) -> None:
-    run = run_with(tmp_path, [(f"person {k}",) for k in range(8)])
+    # Sides are drawn from ids, and these from paths: of 24 pairs all on one side is a chance of 1 in 8 million.
+    run = run_with(tmp_path, [(f"person {k}",) for k in range(24)])
     result = export(run, tmp_path / "set", "diffusers-dpo")
-    assert result["pairs"] == 8
-    assert result["splits"] == {"train": 8}
+    assert result["pairs"] == 24
+    assert result["splits"] == {"train": 24}
     told = opened(tmp_path / "set")
     assert {"jpg_0", "jpg_1", "label_0", "caption"} <= set(told.column_names)
     labels = set()
