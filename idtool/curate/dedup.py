@@ -21,7 +21,7 @@ from pydantic import Field
 
 from idtool.curate.exact import mark_exact
 from idtool.curate.hamming import MAX_DISTANCE, close_pairs
-from idtool.engine.operator import KEPT, OUTCOME, REJECTED
+from idtool.engine.operator import KEPT, OUTCOME, REJECTED, with_column
 from idtool.engine.step import Env, Settings, TableContext, TableStep
 from idtool.engine.table import Table
 
@@ -181,6 +181,5 @@ def _mark(batch: pa.Table, copies: Mapping[str, Copy], names: Mapping[str, str],
         name = names.get(copy.of, copy.of)
         outcome["message"][k] = f"{how} of {name} (id {copy.of}), {copy.distance} of 64 hash bits differ"
     for field in OUTCOME:
-        position = batch.schema.get_field_index(field.name)
-        batch = batch.set_column(position, field, pa.array(outcome[field.name], field.type))
+        batch = with_column(batch, field, pa.array(outcome[field.name], field.type))
     return batch

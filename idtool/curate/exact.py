@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from idtool.engine.operator import KEPT, OUTCOME, REJECTED
+from idtool.engine.operator import KEPT, OUTCOME, REJECTED, with_column
 from idtool.engine.table import Table
 
 REASON = "duplicate.exact"
@@ -88,8 +88,7 @@ def _mark(batch: pa.Table, firsts: dict[str, dict[str, Any]], seen: set[str]) ->
             for name in OUTCOME.names:
                 outcome[name][k] = verdict.get(name)
     for field in OUTCOME:
-        position = batch.schema.get_field_index(field.name)
-        batch = batch.set_column(position, field, pa.array(outcome[field.name], field.type))
+        batch = with_column(batch, field, pa.array(outcome[field.name], field.type))
     return batch
 
 

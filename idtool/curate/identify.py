@@ -17,7 +17,7 @@ from pydantic import Field
 
 from idtool.curate.identities import Assigned, Images, assign, read_images
 from idtool.curate.scratch import OnDisk
-from idtool.engine.operator import KEPT, OUTCOME, REJECTED
+from idtool.engine.operator import KEPT, OUTCOME, REJECTED, with_column
 from idtool.engine.step import Binding, Env, Settings, TableContext, TableStep
 from idtool.engine.table import Table
 from idtool.errors import UsageError
@@ -196,13 +196,7 @@ def _rewrite(
             "identity_sim": pa.array(similarity[rows], mask=~found),
         }
         for field in WRITES:
-            batch = _put(batch, field, pa.array(columns[field.name], field.type))
+            batch = with_column(batch, field, pa.array(columns[field.name], field.type))
         for field in OUTCOME:
-            batch = _put(batch, field, pa.array([outcome.get(field.name) for outcome in outcomes], field.type))
+            batch = with_column(batch, field, pa.array([outcome.get(field.name) for outcome in outcomes], field.type))
         yield batch
-
-
-def _put(batch: pa.Table, field: pa.Field, values: pa.Array) -> pa.Table:
-    if field.name in batch.column_names:
-        return batch.set_column(batch.schema.get_field_index(field.name), field, values)
-    return batch.append_column(field, values)

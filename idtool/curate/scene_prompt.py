@@ -9,6 +9,7 @@ reason stands beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ from idtool.evaluate.measures.base import Item, Measure, Values, column
 from idtool.media.limits import PILLOW_MAX_PIXELS
 from idtool.models import why_not
 from idtool.models.ask import Answer
-from idtool.models.caption_checks import LONG, MACHINE, NAMED, REASONS, SHORT, Limits, Unavailable, mentions
+from idtool.models.caption_checks import NAMED, REASONS, Limits, judged
 from idtool.models.resources import Gpus, resources
 
 PARTS = {"person": prompts.PERSON, "background": prompts.BACKGROUND}
@@ -199,14 +200,10 @@ class ScenePrompts(Measure):
         return [self._read(answer, item) for answer, item in zip(self.writer.model.ask(asks), items, strict=True)]
 
     def _read(self, answer: Answer, item: Item) -> tuple[str | None, str | None]:
-        if answer.reason in MACHINE:
-            raise Unavailable(answer.detail or f"the captioner gave no answer: {answer.reason}")
-        if not answer.ok:
-            return None, answer.reason
-        text = scene_words.from_answer(answer.data, len(item.get("people_boxes")))
-        if text is None:
-            return None, PEOPLE
-        words, limits = len(text.split()), self.writer.limits
-        if not limits.min_words <= words <= limits.max_words:
-            return None, SHORT if words < limits.min_words else LONG
-        return (None, NAMED) if mentions(text, known_names(item.row)) else (text, None)
+        if answer.ok:
+            text = scene_words.from_answer(answer.data, len(item.get("people_boxes")))
+            if text is None:
+                return None, PEOPLE
+            answer = replace(answer, text=text)
+        said = judged(answer, self.writer.limits, known_names(item.row))
+        return said.text, said.reason

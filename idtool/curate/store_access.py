@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from idtool.errors import IdtoolError, MissingError, UsageError
-from idtool.media.paths import holds_login, without_login
+from idtool.media.paths import holds_login, package_hint, without_login
 
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|KEY|CREDENTIAL|CONNECTION_STRING|SAS", re.IGNORECASE)
-EXTRAS = {"s3": "s3", "s3a": "s3"}
-"""Protocol -> the extra of this tool that brings its package."""
 
 
 def opened(url: str) -> tuple[Any, str]:
@@ -38,11 +36,7 @@ def opened(url: str) -> tuple[Any, str]:
     try:
         fs, root = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        extra = EXTRAS.get(protocol)
-        raise MissingError(
-            f"Cannot write to {url}: {reason(error)}.",
-            f"pip install 'idtool[{extra}]'." if extra else "Install the package that it names.",
-        ) from error
+        raise MissingError(f"Cannot write to {url}: {reason(error)}.", package_hint(url)) from error
     except ValueError as error:
         raise UsageError(f"Cannot write to {url}: {reason(error)}.", "Check the URL.") from error
     if not root.strip("/"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from idtool.engine.operator import Operator, Row, map_rows
+from idtool.engine.operator import Operator, Row, map_rows, with_column
 
 SIDES = ("a", "b")
 USED = ("expression", "expression_p", "yaw", "pitch", "eyes_open", "mouth_open", "face_share", "brightness", "extra")
@@ -65,10 +65,7 @@ class TemplateCaptions(Operator):
 def joined(batch: pa.Table, made: pa.Table, writes: pa.Schema) -> pa.Table:
     """The batch with the columns `writes` and the outcome of `made`, which has its rows in its order."""
     for name in (*writes.names, *(n for n in made.column_names if n not in batch.column_names)):
-        field = made.schema.field(name)
-        position = batch.schema.get_field_index(name)
-        column = made[name]
-        batch = batch.append_column(field, column) if position < 0 else batch.set_column(position, field, column)
+        batch = with_column(batch, made.schema.field(name), made[name])
     return batch
 
 

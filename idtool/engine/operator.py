@@ -136,6 +136,12 @@ def unchanged(batch: pa.Table, writes: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+def with_column(batch: pa.Table, field: pa.Field, values: Any) -> pa.Table:
+    """The batch with that column, in the place of one of its name where there is one."""
+    at = batch.schema.get_field_index(field.name)
+    return batch.append_column(field, values) if at < 0 else batch.set_column(at, field, values)
+
+
 def build(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows to a table; a row that says nothing of its outcome is kept."""
     filled = [{"status": KEPT, **row} for row in rows]

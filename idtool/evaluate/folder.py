@@ -19,6 +19,40 @@ from idtool.manifest_folder import ManifestFolder
 MANIFEST = "bench.json"
 
 
+def images_entry(
+    summary: str, count: int, *, licence: str | None = None, conditions_on: str | None = None
+) -> dict[str, Any]:
+    """Manifest entry of a method whose images were there already, however they were made."""
+    return {
+        "summary": summary,
+        "kind": "images",
+        "baseline": False,
+        "licence": licence,
+        "conditions_on": conditions_on,
+        "models": [],
+        "settings": {},
+        "state": "scored",
+        "why": "",
+        "requested": count,
+        "made": count,
+        "rejected": 0,
+        "errors": 0,
+        "reasons": {},
+    }
+
+
+def images_suite(name: str, summary: str, hash_: str, people: int) -> dict[str, Any]:
+    """What stands for the suite of such images. `people`: in one of them, at most."""
+    return {
+        "name": name,
+        "summary": summary,
+        "paper": None,
+        "hash": hash_,
+        "people": people,
+        "primary": {"identity": "facesim", "prompt": "clip_t"},
+    }
+
+
 class Bench(ManifestFolder):
     """A benchmark's folder. `Bench(path)` opens one to read; `Bench.create(path)` makes it, or goes on with it."""
 

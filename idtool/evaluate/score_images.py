@@ -17,7 +17,7 @@ from idtool.engine.fingerprint import fingerprint
 from idtool.errors import UsageError
 from idtool.evaluate.bench import summary
 from idtool.evaluate.features import Runtime
-from idtool.evaluate.folder import Bench
+from idtool.evaluate.folder import Bench, images_entry, images_suite
 from idtool.evaluate.metrics import METRICS
 from idtool.evaluate.pictures import pictures, read_prompts, rows_of_folder, rows_of_table
 from idtool.evaluate.report import write_reports
@@ -78,14 +78,12 @@ def evaluate(file: ConfigFile, request: EvaluateRequest, progress: Reporter) -> 
                 f"{request.folder} holds scores of profile {folder.manifest['profile']}.", "Choose another --output."
             )
         folder.save(
-            suite={
-                "name": "images",
-                "summary": "images that were there already",
-                "paper": None,
-                "hash": fingerprint(sorted({row["id"] for told in rows.values() for row in told})),
-                "people": max((len(row["references"]) for told in rows.values() for row in told), default=0),
-                "primary": {"identity": "facesim", "prompt": "clip_t"},
-            },
+            suite=images_suite(
+                "images",
+                "images that were there already",
+                fingerprint(sorted({row["id"] for told in rows.values() for row in told})),
+                max((len(row["references"]) for told in rows.values() for row in told), default=0),
+            ),
             profile=env.profile,
             profile_reason=reason,
             device=env.device,
@@ -93,7 +91,7 @@ def evaluate(file: ConfigFile, request: EvaluateRequest, progress: Reporter) -> 
             identities=len({row["identity"] for told in rows.values() for row in told}),
             requests=max(len(told) for told in rows.values()),
             command=launch.recorded(launch.resume_command()),
-            methods={name: _entry(sources[name], told) for name, told in rows.items()},
+            methods={name: images_entry(launch.recorded(sources[name]), len(told)) for name, told in rows.items()},
         )
         runtime = Runtime.of(env, request, progress, request.max_error_rate)
         real = [to_uri(str(path.absolute())) for path in pictures(Path(request.real))] if request.real else ()
@@ -120,22 +118,3 @@ def _rows(source: str, request: EvaluateRequest) -> Iterable[Mapping[str, Any]]:
         return rows_of_table(source)
     prompts = read_prompts(request.prompts) if request.prompts else {}
     return rows_of_folder(Path(source), request.refs, prompts)
-
-
-def _entry(source: str, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "summary": launch.recorded(source),
-        "kind": "images",
-        "baseline": False,
-        "licence": None,
-        "conditions_on": None,
-        "models": [],
-        "settings": {},
-        "state": "scored",
-        "why": "",
-        "requested": len(rows),
-        "made": len(rows),
-        "rejected": 0,
-        "errors": 0,
-        "reasons": {},
-    }

@@ -23,6 +23,12 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
+def package_hint(url: str) -> str:
+    """What to do where fsspec lacks the package for a URL: the extra of this tool that brings it, if one does."""
+    extra = {"s3": "s3", "s3a": "s3"}.get(url.partition("://")[0])
+    return f"pip install 'idtool[{extra}]'." if extra else "Install the package that it names."
+
+
 def holds_login(url: str) -> bool:
     """Whether a URL, or one that is chained to it, has a password before the @ of its host."""
     return _LOGIN.search(url) is not None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from idtool.errors import MissingError, UsageError
-from idtool.media.paths import holds_login, is_url, printable, to_uri, without_login
+from idtool.media.paths import holds_login, is_url, package_hint, printable, to_uri, without_login
 
 
 def _leads_back(filesystem: Any, path: str) -> bool:
@@ -65,10 +65,7 @@ class Place:
                 )
             return cls(path, filesystem.isdir(path), filesystem)
         except ImportError as error:
-            hint = "Install the package that it names."
-            if given.startswith(("s3://", "s3a://")):
-                hint = "pip install 'idtool[s3]'."
-            raise MissingError(f"cannot read {given}: {error}.", hint) from error
+            raise MissingError(f"cannot read {given}: {error}.", package_hint(given)) from error
         except (OSError, ValueError) as error:
             raise UsageError(f"cannot read {given}: {error}.", "Check the URL and its credentials.") from error
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from idtool.curate.dpo.columns import TERMS
 from idtool.curate.dpo.requests import Asked, Portrait, photo_row, turned_down
-from idtool.curate.dpo.targets import TERMS
 from idtool.curate.made import MEDIA
 from idtool.engine.step import TableContext
 from idtool.engine.table import Table
@@ -52,7 +52,7 @@ def groups(
     table; in memory are one mean embedding and one portrait of each person."""
     known = _known(table)
     photos = made = 0
-    names = [name for name in (*TERMS, *MEDIA.names) if name in table.schema.names and name != "media"]
+    names = [name for name in (*TERMS.names, *MEDIA.names) if name in table.schema.names and name != "media"]
     columns = ["id", "kind", "media", "identity", "faces", settings.prompt]
     columns += ["people_boxes", "people_embeddings", "image_size", *names]
     for batch in table.batches(list(dict.fromkeys(columns)), rows=512, kept_only=True):
@@ -77,14 +77,14 @@ def groups(
 
 def _known(table: Table) -> _People:
     people: dict[str, _Known] = {}
-    names = [name for name in (*TERMS, "face_quality") if name in table.schema.names]
+    names = [name for name in (*TERMS.names, "face_quality") if name in table.schema.names]
     for batch in table.batches(["id", "kind", "media", "identity", "faces", "embedding", *names], kept_only=True):
         for row in batch.to_pylist():
             if row["kind"] != "image" or row["faces"] != 1 or row["embedding"] is None or row["identity"] is None:
                 continue
             vector = np.asarray(row["embedding"], np.float32)
             rank = (-float(row.get("face_quality") or 0.0), row["id"])
-            portrait = Portrait(row["id"], row["media"], {name: row.get(name) for name in TERMS})
+            portrait = Portrait(row["id"], row["media"], {name: row.get(name) for name in TERMS.names})
             if (one := people.get(row["identity"])) is None:
                 people[row["identity"]] = _Known(vector, portrait, rank)
                 continue
@@ -126,7 +126,7 @@ def _of_photo(
         tuple(known.best[k] for k in chosen),
         tuple(known.names[k] for k in chosen),
         row["id"],
-        {name: row.get(name) for name in TERMS},
+        {name: row.get(name) for name in TERMS.names},
         [_body(boxes[k], width, height) for k in order],
     )
 

@@ -71,6 +71,11 @@ class GenerateImages(RowStep):
         return Generate(plain, self.env, self.method)
 
     def skip_reason(self) -> str | None:
+        return self._why_not
+
+    @cached_property
+    def _why_not(self) -> str | None:
+        """Looks at files, so once."""
         state, why = methods.state_of(type(self.method), self.method.spec, self.env.bindings)
         return f"method {self.settings.method!r} cannot run here: {why}" if state == "cannot" else None
 
@@ -152,8 +157,8 @@ class MakeImages(Operator):
         if one["media"] is not None:
             width, height = one["image_width"], one["image_height"]
             size = {"width": width, "height": height, "short_side": min(width, height)}
-            path = self.store.root / one["media"].removeprefix("store:")
-            own |= {"media": one["media"], "format": "png", "bytes": path.stat().st_size, **size}
+            length = self.store.path(one["media"]).stat().st_size
+            own |= {"media": one["media"], "format": "png", "bytes": length, **size}
         return {**row, **told, **own}
 
 

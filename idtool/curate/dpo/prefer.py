@@ -19,6 +19,7 @@ from idtool.curate.dpo.score import COPIES, FOLDER, PHOTOS
 from idtool.curate.prefer import table as layout
 from idtool.curate.prefer.inspecting import ROLE, Inspector, Judge
 from idtool.curate.prefer.mine import RULES, Job, Rule, mine
+from idtool.engine.commit import conform
 from idtool.engine.operator import KEPT, OUTCOME
 from idtool.engine.step import Binding, Env, Settings, TableContext, TableStep
 from idtool.engine.table import Table
@@ -119,7 +120,7 @@ def _rows(run: Run) -> Iterator[pa.Table]:
     for batch in layout.mined(run).batches(rows=ROWS):
         batch = batch.rename_columns([WHY.name if name == "reason" else name for name in batch.column_names])
         batch = batch.append_column("status", pa.repeat(KEPT, batch.num_rows))
-        yield _filled(batch, schema)
+        yield conform(batch, schema)
     with pq.ParquetFile(run.path / "rejects" / "00-prefer.parquet") as file:
         for part in file.iter_batches(ROWS):
             batch = pa.Table.from_batches([part])
@@ -127,15 +128,7 @@ def _rows(run: Run) -> Iterator[pa.Table]:
                 row["id"] or _reject_id(row) for row in batch.select(["id", "group", "reason", "source"]).to_pylist()
             ]
             at = batch.schema.get_field_index("id")
-            yield _filled(batch.set_column(at, "id", pa.array(ids, pa.string())), schema)
-
-
-def _filled(batch: pa.Table, schema: pa.Schema) -> pa.Table:
-    columns = [
-        batch[field.name].cast(field.type) if field.name in batch.column_names else pa.nulls(len(batch), field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
+            yield conform(batch.set_column(at, "id", pa.array(ids, pa.string())), schema)
 
 
 def _reject_id(row: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from idtool.curate.dpo.columns import PHOTO, REQUEST, REQUESTS
+from idtool.curate.dpo.columns import PHOTO, REQUEST, REQUESTS, TERMS
 from idtool.curate.identify import same_person
 from idtool.engine.operator import KEPT, OUTCOME, REJECTED, Row, build
 from idtool.engine.step import Binding, Env, Settings, TableContext, TableStep
@@ -76,7 +76,7 @@ class Asked:
     def columns(self) -> Row:
         """What its images and, in `groups`, the photo share."""
         shared = {}
-        for name in ("source", "licence", "consent"):
+        for name in TERMS.names:
             every = (self.terms, *(one.terms for one in self.references))
             said = dict.fromkeys(one.get(name) or "not stated" for one in every)
             shared[name] = "; ".join(said)
@@ -175,6 +175,6 @@ def photo_row(row: Mapping[str, Any], asked: Asked) -> Row:
 
 def turned_down(row: Mapping[str, Any], reason: str, message: str, value: float | None = None, limit: str = "") -> Row:
     """A photo that no request is made of."""
-    own = {name: row.get(name) for name in ("id", "kind", "media", "identity", "source", "licence", "consent")}
+    own = {name: row.get(name) for name in ("id", "kind", "media", "identity", *TERMS.names)}
     told = {"reason": f"requests.{reason}", "message": message, "value": value, "threshold": limit or None}
     return {**own, "status": REJECTED, **told}

@@ -18,11 +18,11 @@ from pydantic import Field
 
 from idtool.curate.dpo.columns import PERTURBED, PHOTO
 from idtool.engine.executor import Borrowed
-from idtool.engine.operator import KEPT, OUTCOME, REJECTED
+from idtool.engine.operator import KEPT, OUTCOME, REJECTED, with_column
 from idtool.engine.step import Binding, Env, Settings, TableContext, TableStep
 from idtool.engine.table import Table
 from idtool.evaluate.features import Runtime
-from idtool.evaluate.folder import Bench
+from idtool.evaluate.folder import Bench, images_entry, images_suite
 from idtool.evaluate.report import write_reports
 from idtool.evaluate.samples import MADE
 from idtool.evaluate.score_methods import score_methods
@@ -108,14 +108,12 @@ class Score(TableStep):
         names = _methods(table)
         with Bench.create(Path(context.run_dir) / FOLDER) as bench:
             bench.save(
-                suite={
-                    "name": "candidates",
-                    "summary": "candidates for preference pairs",
-                    "paper": None,
-                    "hash": context.step_dir.name,
-                    "people": max((entry["people"] for entry in names.values()), default=0),
-                    "primary": {"identity": "facesim", "prompt": "clip_t"},
-                },
+                suite=images_suite(
+                    "candidates",
+                    "candidates for preference pairs",
+                    context.step_dir.name,
+                    max((entry["people"] for entry in names.values()), default=0),
+                ),
                 profile=self.env.profile,
                 profile_reason="that of the recipe",
                 device=context.device,
@@ -160,22 +158,12 @@ def _methods(table: Table) -> dict[str, dict[str, Any]]:
 def _entry(name: str, told: Mapping[str, Any], env: Env) -> dict[str, Any]:
     config = env.methods.get(name)
     summary = {PHOTOS: "authentic photos", COPIES: "worse copies of the others"}.get(name)
-    return {
-        "summary": summary or getattr(config, "summary", None) or "images of the recipe",
-        "kind": "images",
-        "baseline": False,
-        "licence": getattr(config, "licence", None),
-        "conditions_on": getattr(config, "conditions_on", None),
-        "models": [],
-        "settings": {},
-        "state": "scored",
-        "why": "",
-        "requested": told["count"],
-        "made": told["count"],
-        "rejected": 0,
-        "errors": 0,
-        "reasons": {},
-    }
+    return images_entry(
+        summary or getattr(config, "summary", None) or "images of the recipe",
+        told["count"],
+        licence=getattr(config, "licence", None),
+        conditions_on=getattr(config, "conditions_on", None),
+    )
 
 
 def _samples(table: Table, method: str, media: Path) -> Iterator[dict[str, Any]]:
@@ -235,9 +223,7 @@ def _with_scores(table: Table, bench: Path, why: str) -> Iterator[pa.Table]:
             outcomes.append({"status": KEPT})
         batch = batch.append_column(scored, pa.array(found, scored.type))
         for field in OUTCOME:
-            told = pa.array([one.get(field.name) for one in outcomes], field.type)
-            at = batch.schema.get_field_index(field.name)
-            batch = batch.set_column(at, field, told) if at >= 0 else batch.append_column(field, told)
+            batch = with_column(batch, field, pa.array([one.get(field.name) for one in outcomes], field.type))
         yield batch
 
 

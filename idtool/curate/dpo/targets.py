@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from idtool.curate.dpo.columns import TERMS
 from idtool.curate.dpo.requests import Asked, Portrait, turned_down
 from idtool.engine.step import TableContext
 from idtool.engine.table import Table
 
 if TYPE_CHECKING:
     from idtool.curate.dpo.requests import RequestsSettings
-
-TERMS = ("source", "licence", "consent")
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ def targets(table: Table, settings: RequestsSettings, context: TableContext) -> 
     with the portraits and the targets that were taken least so far. Photos without a prompt are turned down, and all of
     them where there is one person only."""
     photos: list[_Photo] = []
-    wanted = (*TERMS, "female") if settings.same_gender else TERMS
+    wanted = (*TERMS.names, "female") if settings.same_gender else TERMS.names
     names = [name for name in wanted if name in table.schema.names]
     for batch in table.batches(["id", "kind", "media", "identity", settings.prompt, *names], kept_only=True):
         for row in batch.to_pylist():
@@ -40,7 +39,7 @@ def targets(table: Table, settings: RequestsSettings, context: TableContext) -> 
             if not row[settings.prompt]:
                 yield turned_down(row, "no_prompt", f"column {settings.prompt!r} is empty")
                 continue
-            portrait = Portrait(row["id"], row["media"], {name: row.get(name) for name in TERMS})
+            portrait = Portrait(row["id"], row["media"], {name: row.get(name) for name in TERMS.names})
             female = None if row.get("female") is None else row["female"] >= 0.5
             photos.append(_Photo(portrait, row["identity"], row[settings.prompt], female))
     people: dict[str, list[int]] = {}

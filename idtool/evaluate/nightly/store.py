@@ -39,16 +39,13 @@ class Store:
     def __init__(self, url: str, suite: str) -> None:
         import fsspec
 
-        from idtool.media.paths import without_login
+        from idtool.media.paths import package_hint, without_login
 
         self.shown = without_login(url)
         try:
             self.fs, root = fsspec.core.url_to_fs(url)
         except ImportError as error:
-            extra = "pip install 'idtool[s3]'." if url.startswith(("s3://", "s3a://")) else ""
-            raise MissingError(
-                f"Cannot open the store {self.shown}: {error}.", extra or "Install the package that it names."
-            ) from error
+            raise MissingError(f"Cannot open the store {self.shown}: {error}.", package_hint(url)) from error
         except (ValueError, OSError) as error:
             raise UsageError(
                 f"Cannot open the store {self.shown}: {error}.", "Check the URL and its package."
